@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// SOCK_SEQPACKET over a Unix socket with descriptors and credentials: every received descriptor is CLOEXEC and owned, and a frame
+// that was cut, or lost descriptors, is an error and not a frame. Any thread; one thread a direction.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include <array>
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+#include "base/unique_fd.hpp"
+#include "ringbuf/abi/wire.h"
+
+namespace ringbuf {
+
+struct Frame {
+  std::array<std::byte, RINGBUF_WIRE_MAX> buffer;
+  std::size_t size = 0;
+  std::vector<UniqueFd> fds;
+  std::optional<ucred> sender;  // with SO_PASSCRED
+
+  std::span<const std::byte> bytes() const { return {buffer.data(), size}; }
+};
+
+// ENAMETOOLONG: a socket path has at most 107 bytes.
+Result<UniqueFd> listen_at(const std::string& path, unsigned mode);  // non-blocking; the path must not exist
+Result<UniqueFd> connect_to(const std::string& path);                // blocking
+
+// Whole or not at all. EAGAIN: the peer does not read (only with MSG_DONTWAIT in `flags`). Never raises SIGPIPE.
+Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<const int> fds, int flags = 0);
+
+// false: the peer has closed. EAGAIN; EMSGSIZE: longer than a frame may be; EPROTO: more descriptors than a frame may carry.
+Result<bool> recv_frame(int fd, Frame& frame, int flags = 0);
+
+}  // namespace ringbuf

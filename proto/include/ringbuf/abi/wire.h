@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The bytes on the socket: SOCK_SEQPACKET, one message a frame, native byte order, at most RINGBUF_WIRE_MAX bytes and
+ * RINGBUF_WIRE_MAX_FDS descriptors (SCM_RIGHTS; their number and kind are fixed by the command). docs/protocol.md has the
+ * conversations.
+ *
+ *     request:  [ ringbuf_wire_hdr, err 0 ][ struct of the command ]        + fds
+ *     reply:    [ ringbuf_wire_hdr, err 0 ][ struct of the reply   ]        + fds
+ *     refusal:  [ ringbuf_wire_hdr, err = errno ][ a sentence in UTF-8, not terminated ]
+ *
+ * Structs grow at their end, in the manner of bpf(2): a missing tail reads as zero, an unknown tail must be zero (else
+ * E2BIG). Reserved fields must be zero (else EINVAL). One request is answered before the next is read; `seq` is returned.
+ */
+#ifndef RINGBUF_ABI_WIRE_H
+#define RINGBUF_ABI_WIRE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RINGBUF_WIRE_VERSION 1u
+#define RINGBUF_WIRE_MAX 4096u
+#define RINGBUF_WIRE_MAX_FDS 8u
+#define RINGBUF_NAME_LEN 16u  /* BPF_OBJ_NAME_LEN: 15 characters and a NUL */
+#define RINGBUF_PATH_LEN 256u /* pin paths: 255 bytes and a NUL */
+
+/* Commands carry bpf(2)'s names where bpf(2) has them.          fds in a request -> fds in its reply */
+enum ringbuf_cmd {
+  RINGBUF_HELLO = 1,               /* first on each session     - -> -                                 */
+  RINGBUF_MAP_CREATE = 2,          /*                           - -> token                             */
+  RINGBUF_MAP_GET_NEXT_ID = 3,     /*                           - -> -                                 */
+  RINGBUF_MAP_GET_FD_BY_ID = 4,    /*                           - -> token                             */
+  RINGBUF_MAP_GET_FD_BY_NAME = 5,  /* ours                      - -> token                             */
+  RINGBUF_OBJ_PIN = 6,             /*                       token -> -                                 */
+  RINGBUF_OBJ_GET = 7,             /*                           - -> token                             */
+  RINGBUF_OBJ_UNPIN = 8,           /* ours: unlink(2)           - -> -                                 */
+  RINGBUF_OBJ_GET_INFO_BY_FD = 9,  /*                       token -> -                                 */
+  RINGBUF_OBJ_GET_PIN = 10,        /* ours: nth pin path    token -> -                                 */
+  RINGBUF_MAP_GET_ATTACHMENT = 11, /* ours: nth attachment  token -> -                                 */
+  RINGBUF_ATTACH = 12,             /* ours: mmap(2)         token -> C, P [, signal or wait]           */
+  RINGBUF_DETACH = 13              /* ours: munmap(2)           - -> -                                 */
+};
+
+/* Rights that a token carries. By the map's mode, for the class of the caller (owner, group, other): r gives OBSERVE, w gives
+ * PRODUCE, both together give CONSUME. The owner and root have MANAGE as well; root has everything. */
+#define RINGBUF_RIGHT_OBSERVE (1u << 0)
+#define RINGBUF_RIGHT_PRODUCE (1u << 1)
+#define RINGBUF_RIGHT_CONSUME (1u << 2)
+#define RINGBUF_RIGHT_MANAGE (1u << 3)
+#define RINGBUF_RIGHT_ALL 0xfu
+
+struct ringbuf_wire_hdr {
+  uint16_t cmd; /* enum ringbuf_cmd */
+  uint16_t reserved;
+  uint32_t seq;
+  uint32_t err; /* replies: 0, or a positive errno and a sentence instead of the struct */
+  uint32_t reserved2;
+};
+
+struct ringbuf_hello_req {
+  uint32_t version; /* RINGBUF_WIRE_VERSION of the client; another one is answered EPROTONOSUPPORT */
+  uint32_t reserved;
+};
+struct ringbuf_hello_reply {
+  uint32_t version;
+  uint32_t page_size;
+  uint32_t pid; /* the daemon's */
+  uint32_t reserved;
+};
+
+struct ringbuf_map_create_req {
+  uint32_t map_type; /* BPF_MAP_TYPE_* */
+  uint32_t key_size;
+  uint32_t value_size;
+  uint32_t max_entries; /* bytes of data */
+  uint32_t map_flags;   /* BPF_F_* */
+  uint32_t numa_node;   /* with BPF_F_NUMA_NODE */
+  uint64_t map_extra;
+  char name[RINGBUF_NAME_LEN];
+  uint32_t ring_flags; /* RINGBUF_F_* */
+  uint32_t mode;       /* permission bits, at most 0666 */
+};
+struct ringbuf_map_id_reply { /* every command that answers with a token */
+  uint32_t id;
+  uint32_t rights; /* that the token carries */
+};
+
+struct ringbuf_next_id_req {
+  uint32_t start_id;
+  uint32_t reserved;
+};
+struct ringbuf_next_id_reply {
+  uint32_t next_id;
+  uint32_t reserved;
+};
+
+struct ringbuf_fd_by_id_req {
+  uint32_t id;
+  uint32_t rights; /* wanted; 0 = all that the caller may have */
+};
+struct ringbuf_fd_by_name_req {
+  char name[RINGBUF_NAME_LEN];
+  uint32_t rights;
+  uint32_t reserved;
+};
+
+struct ringbuf_path_req { /* OBJ_PIN, OBJ_GET, OBJ_UNPIN */
+  uint32_t rights;        /* OBJ_GET only */
+  uint32_t reserved;
+  char path[RINGBUF_PATH_LEN];
+};
+
+struct ringbuf_index_req { /* OBJ_GET_PIN, MAP_GET_ATTACHMENT: ENOENT past the last one */
+  uint32_t index;
+  uint32_t reserved;
+};
+struct ringbuf_path_reply {
+  char path[RINGBUF_PATH_LEN];
+};
+
+struct ringbuf_map_info { /* OBJ_GET_INFO_BY_FD takes an empty struct */
+  uint32_t type;
+  uint32_t id;
+  uint32_t key_size;
+  uint32_t value_size;
+  uint32_t max_entries;
+  uint32_t map_flags;
+  char name[RINGBUF_NAME_LEN];
+  uint64_t bytes_memlock; /* memory that the map holds */
+  uint32_t ring_flags;
+  uint32_t mode;
+  uint32_t uid; /* owner */
+  uint32_t gid;
+  uint32_t rights; /* of the token asked with */
+  uint32_t tokens;
+  uint32_t producers;
+  uint32_t consumers;
+  uint32_t observers;
+  uint32_t pins;
+};
+
+enum ringbuf_role { RINGBUF_PRODUCER = 1, RINGBUF_CONSUMER = 2, RINGBUF_OBSERVER = 3 };
+
+struct ringbuf_attachment_info {
+  uint32_t role;
+  uint32_t pid;
+  uint32_t uid;
+  uint32_t slot; /* of a producer */
+};
+
+struct ringbuf_attach_req {
+  uint32_t role;
+  uint32_t reserved;
+};
+struct ringbuf_attach_reply {
+  uint32_t attachment; /* for DETACH; ends with the session in any case */
+  uint32_t id;
+  uint32_t max_entries;
+  uint32_t slot_count;
+  uint32_t slot; /* of a producer, else 0 */
+  uint32_t map_type;
+  uint32_t map_flags;
+  uint32_t ring_flags;
+  uint32_t page_size;
+  uint32_t reserved;
+};
+
+struct ringbuf_detach_req {
+  uint32_t attachment;
+  uint32_t reserved;
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

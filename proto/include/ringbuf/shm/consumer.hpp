@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+// The consumer's half of a ring: libbpf's consume loop, made safe against producers that are other processes. One thread at a
+// time (libringbuf holds a lock around it). Each header is read once into a local, checked, then used.
+#pragma once
+
+#include <cerrno>
+#include <climits>
+#include <cstdint>
+
+#include "ringbuf/shm/producer.hpp"
+
+namespace ringbuf::shm {
+
+class Consumer {
+ public:
+  // consumer_pos is given back after so many records, or after an eighth of the ring, and at the end of each call: the bound of
+  // what a successor sees again when this process dies.
+  static constexpr std::uint64_t kPublishRecords = 32;
+
+  Consumer() = default;
+  explicit Consumer(const ringbuf_view& v)
+      : ring_(v), room_told_(v.room_told), slot_count_(v.slot_count), publish_bytes_((v.mask + 1) / 8) {}
+
+  const Ring& ring() const { return ring_; }
+  // A cheap look, for callers that spin: false if consume would find nothing to do.
+  bool maybe_work() const { return ring_.producer_pos() != ring_.consumer_pos_own() || ring_.room_waiters() != 0; }
+
+  // Calls f(payload, size) -> int for each committed record until the ring is empty, its head is BUSY, `limit` records were
+  // delivered or f returns a negative value. Returns the number delivered; or f's negative value (that record is consumed);
+  // or -EBADMSG: the header at consumer_pos is impossible and nothing was consumed from there on. `left`, if not null, is set
+  // to whether committed data may remain.
+  template <class F>
+  std::int64_t consume(F&& f, std::uint64_t limit, bool* left = nullptr) const {
+    std::uint64_t pos = ring_.consumer_pos_own();
+    std::uint64_t given = pos, delivered = 0, counted = 0, bytes = 0;
+    std::int64_t result = 0;
+    bool more = true;
+    const auto give_back = [&] {
+      ring_.count_delivered(delivered - counted, bytes);
+      counted = delivered;
+      bytes = 0;
+      given = pos;
+      ring_.publish_consumer_pos(pos);
+      tell_room(pos);
+    };
+    do {
+      const std::uint64_t end = ring_.producer_pos();
+      while (pos != end) {
+        const std::uint32_t len = ring_.header_len(pos);  // untrusted: read once
+        if (len & RINGBUF_BUSY_BIT) break;
+        const std::uint32_t size = len & RINGBUF_LEN_MASK;
+        const std::uint64_t step = stride(size);
+        if (__builtin_expect(step > end - pos || end - pos > ring_.capacity(), 0)) {
+          result = -EBADMSG;
+          goto out;
+        }
+        const unsigned char* payload = ring_.at(pos) + RINGBUF_HEADER_SIZE;
+        pos += step;
+        if (!(len & RINGBUF_DISCARD_BIT)) {
+          const int r = f(const_cast<unsigned char*>(payload), static_cast<std::size_t>(size));
+          if (__builtin_expect(r < 0, 0)) {
+            result = r;
+            goto out;
+          }
+          bytes += size;
+          if (++delivered >= limit) goto out;
+        }
+        if (delivered - counted >= kPublishRecords || pos - given >= publish_bytes_) give_back();
+      }
+      if (pos == given) {
+        if (__builtin_expect(ring_.room_waiters() != 0, 0)) tell_room(pos);
+        if (left) *left = false;
+        return static_cast<std::int64_t>(delivered);
+      }
+      give_back();
+    } while (ring_.waiting() != 0 && ring_.ready_at(pos));
+    more = false;
+  out:
+    if (pos != given) give_back();
+    if (left) *left = more;
+    return result < 0 ? result : static_cast<std::int64_t>(delivered);
+  }
+
+  // Before sleeping, after add_waiting: true if there is something to deliver now.
+  bool must_not_sleep() const {
+    const std::uint64_t pos = ring_.consumer_pos_own();
+    tell_room(pos);
+    return ring_.ready_at(pos);
+  }
+
+  // Gives up everything in the ring, after corruption: consumer_pos becomes producer_pos. Returns the bytes skipped.
+  std::uint64_t reset() const {
+    const std::uint64_t pos = ring_.consumer_pos_own(), end = ring_.producer_pos() & ~std::uint64_t{7};
+    ring_.publish_consumer_pos(end);
+    tell_room(end);
+    return end - pos;
+  }
+
+ private:
+  // Wakes the producers that wait for room if the bytes of one of them are free now and it was not told so yet.
+  void tell_room(std::uint64_t pos) const {
+    if (__builtin_expect(ring_.room_waiters() == 0, 1)) return;
+    tell_room_slow(pos);
+  }
+  [[gnu::noinline, gnu::cold]] void tell_room_slow(std::uint64_t pos) const noexcept {
+    const std::uint64_t end = ring_.producer_pos();
+    const std::uint32_t limit = ring_.slot_limit();  // untrusted: read once
+    bool tell = false;
+    for (std::uint32_t slot = 1; slot < limit && slot < slot_count_; ++slot) {
+      const std::uint64_t need = ring_.need(slot);  // untrusted: read once
+      const std::uint64_t bytes = need & UINT32_MAX;
+      if (bytes == 0 || need == room_told_[slot] || end + bytes - pos > ring_.mask()) continue;
+      room_told_[slot] = need;
+      tell = true;
+    }
+    if (!tell) return;
+    const int saved = errno;
+    ring_.bump_room_seq();
+    futex_wake_all(ring_.room_futex());
+    errno = saved;
+  }
+
+  Ring ring_;
+  std::uint64_t* room_told_ = nullptr;
+  std::uint32_t slot_count_ = 0;
+  std::uint64_t publish_bytes_ = 0;
+};
+
+}  // namespace ringbuf::shm

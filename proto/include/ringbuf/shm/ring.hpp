@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT
+// Every atomic access of the project, and nothing else. Any thread, any process; nothing here blocks or fails.
+//
+// A ring's words are written by processes that do not trust each other. Invariants between honest ones:
+//   I1  consumer_pos <= pending_pos <= producer_pos <= consumer_pos + N - 8
+//   I2  every byte in [consumer_pos, producer_pos) belongs to a whole record whose header was written before
+//       producer_pos passed it
+//   I3  only the owner (the process that holds `owner`) writes producer_pos, pending_pos, cached_pos and new headers;
+//       only the reserver of a record writes its payload and commits its header
+//
+// Sync points; both ends carry the tag, docs/memory-ordering.md has the argument and the bad schedules:
+//   S1 space    consumer_pos release  ->  producer's acquire               else bytes are overwritten while read
+//   S2 reserve  producer_pos release  ->  consumer's acquire               else a stale header is parsed
+//   S3 publish  header exchange       ->  consumer's acquire               else an unfinished payload is read
+//   S4 sleep    producer: header RMW, load waiting, load consumer_pos      else both see old values and the consumer
+//               consumer: store consumer_pos, RMW waiting, load the ring   sleeps for ever
+//   S5 owner    owner release  ->  the next owner's acquire                else two writers work on one region
+//   S6 room     producer: RMW need, load consumer_pos                      else a waiting producer sleeps for ever
+//               consumer: exchange consumer_pos, load the needs
+//   S7 copy     reader: copy the bytes, acquire fence, load consumer_pos   else a torn record is believed
+//   S0 hint     no order needed: a value that only its writer or a statistic depends on
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "ringbuf/abi/shm.h"
+#include "ringbuf/shm/geometry.hpp"
+
+#if defined(__SANITIZE_THREAD__)
+#define RINGBUF_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define RINGBUF_TSAN 1
+#endif
+#endif
+
+namespace ringbuf::shm {
+
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+class Ring {
+ public:
+  Ring() = default;
+  explicit Ring(const ringbuf_view& v)
+      : c_(v.consumer_page), p_(v.producer_page), data_(v.data), slots_(v.slots), mask_(v.mask) {}
+
+  std::uint64_t mask() const { return mask_; }
+  std::uint64_t capacity() const { return mask_ + 1; }
+  unsigned char* at(std::uint64_t pos) const { return data_ + offset(pos, mask_); }
+  std::uint64_t offset_of(const void* p) const {
+    return offset(static_cast<std::uint64_t>(static_cast<const unsigned char*>(p) - data_), mask_);
+  }
+
+  // --- positions -------------------------------------------------------------------------------------------------
+  std::uint64_t consumer_pos() const { return ref(c_->consumer_pos).load(std::memory_order_acquire); }       // S1
+  std::uint64_t consumer_pos_own() const { return ref(c_->consumer_pos).load(std::memory_order_relaxed); }   // S0
+  std::uint64_t consumer_pos_total() const { return ref(c_->consumer_pos).load(std::memory_order_seq_cst); } // S4 S6
+  // The consumer's one way to give bytes back: the exchange is the barrier of S4 (descriptor handed out) and of S6.
+  void publish_consumer_pos(std::uint64_t pos) const {
+#if defined(RINGBUF_TEST_WEAKEN_S4) || defined(RINGBUF_TEST_WEAKEN_S6)
+    ref(c_->consumer_pos).store(pos, std::memory_order_release);  // S1 only: what libbpf does; loses wakeups here
+#else
+    ref(c_->consumer_pos).exchange(pos, std::memory_order_seq_cst);  // S1 S4 S6
+#endif
+  }
+
+  std::uint64_t producer_pos() const { return ref(p_->producer_pos).load(std::memory_order_acquire); }      // S2
+  std::uint64_t producer_pos_own() const { return ref(p_->producer_pos).load(std::memory_order_relaxed); }  // S5
+  void publish_producer_pos(std::uint64_t pos) const {
+    ref(p_->producer_pos).store(pos, std::memory_order_release);  // S2
+  }
+
+  std::uint64_t pending_pos() const { return ref(p_->pending_pos).load(std::memory_order_relaxed); }  // S5
+  void set_pending_pos(std::uint64_t pos) const { ref(p_->pending_pos).store(pos, std::memory_order_relaxed); }  // S5
+  std::uint64_t overwrite_pos() const { return ref(p_->overwrite_pos).load(std::memory_order_relaxed); }  // S0
+  std::uint64_t cached_pos() const { return ref(p_->cached_pos).load(std::memory_order_relaxed); }               // S5
+  void set_cached_pos(std::uint64_t pos) const { ref(p_->cached_pos).store(pos, std::memory_order_relaxed); }    // S5
+
+  // --- record headers --------------------------------------------------------------------------------------------
+  std::uint32_t header_len(std::uint64_t pos) const {
+    return ref(header(pos)->len).load(std::memory_order_acquire);  // S3
+  }
+  std::uint32_t header_len_total(std::uint64_t pos) const {
+    return ref(header(pos)->len).load(std::memory_order_seq_cst);  // S4
+  }
+  std::uint32_t header_len_own(const ringbuf_record_header* h) const {
+    return ref(const_cast<ringbuf_record_header*>(h)->len).load(std::memory_order_relaxed);  // S0: the reserver's own word
+  }
+  std::uint32_t header_who(std::uint64_t pos) const { return ref(header(pos)->who).load(std::memory_order_relaxed); }  // S0
+  void write_header(std::uint64_t pos, std::uint32_t len, std::uint32_t who) const {
+    ringbuf_record_header* h = header(pos);
+    ref(h->who).store(who, std::memory_order_relaxed);  // S2: published by producer_pos
+    ref(h->len).store(len, std::memory_order_relaxed);  // S2
+  }
+  void commit_header(ringbuf_record_header* h, std::uint32_t len) const {
+    ref(h->len).exchange(len, std::memory_order_seq_cst);  // S3 S4
+  }
+
+  // --- sleeping consumer (S4) --------------------------------------------------------------------------------------
+  std::uint64_t waiting() const { return ref(c_->waiting).load(std::memory_order_seq_cst); }  // S4
+  void add_waiting() const {
+#if defined(RINGBUF_TEST_WEAKEN_S4)
+    ref(c_->waiting).store(ref(c_->waiting).load(std::memory_order_relaxed) + 1, std::memory_order_release);
+#else
+    ref(c_->waiting).fetch_add(1, std::memory_order_seq_cst);  // S4
+#endif
+  }
+  void sub_waiting() const { ref(c_->waiting).fetch_sub(1, std::memory_order_seq_cst); }  // S4
+  // After publish_consumer_pos or add_waiting: is there something to deliver at `pos`? The first load is the S4 one; if it
+  // saw the commit then producer_pos, loaded after it, is new enough too.
+  bool ready_at(std::uint64_t pos) const {
+    (void)header_len_total(pos);                   // S4
+    if (producer_pos() == pos) return false;       // S2
+    return !(header_len(pos) & RINGBUF_BUSY_BIT);  // S3
+  }
+
+  // --- owner of the reservation ------------------------------------------------------------------------------------
+  std::uint64_t owner() const { return ref(p_->owner).load(std::memory_order_relaxed); }  // S0: only to wait and to report
+  bool try_own(std::uint64_t me) const {
+    std::uint64_t expected = 0;
+    return ref(p_->owner).compare_exchange_strong(expected, me, std::memory_order_acquire, std::memory_order_relaxed);  // S5
+  }
+  void disown() const { ref(p_->owner).store(0, std::memory_order_release); }  // S5
+  std::uint32_t* owner_futex() const {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the thread id is the low half of the owner word");
+    return reinterpret_cast<std::uint32_t*>(&p_->owner);
+  }
+
+  // --- room for waiting producers (S6) -----------------------------------------------------------------------------
+  std::uint32_t room_waiters() const { return ref(p_->room_waiters).load(std::memory_order_seq_cst); }  // S6
+  void add_room_waiter() const { ref(p_->room_waiters).fetch_add(1, std::memory_order_seq_cst); }       // S6
+  void sub_room_waiter() const { ref(p_->room_waiters).fetch_sub(1, std::memory_order_seq_cst); }       // S6
+  std::uint64_t need(std::uint32_t slot) const { return ref(slots_[slot].need).load(std::memory_order_seq_cst); }  // S6
+  void set_need(std::uint32_t slot, std::uint64_t need) const {
+    ref(slots_[slot].need).exchange(need, std::memory_order_seq_cst);  // S6
+  }
+  std::uint32_t slot_limit() const { return ref(p_->slot_limit).load(std::memory_order_seq_cst); }  // S6
+  void raise_slot_limit(std::uint32_t limit) const {
+    std::uint32_t seen = slot_limit();
+    while (seen < limit && !ref(p_->slot_limit).compare_exchange_weak(seen, limit, std::memory_order_seq_cst)) {  // S6
+    }
+  }
+  std::uint32_t* room_futex() const { return &c_->room_seq; }
+  std::uint32_t room_seq() const { return ref(c_->room_seq).load(std::memory_order_seq_cst); }        // S6
+  void bump_room_seq() const { ref(c_->room_seq).fetch_add(1, std::memory_order_seq_cst); }           // S6
+
+  // --- overwritten while copied? (S7) --------------------------------------------------------------------------------
+  // After copying bytes at or behind `pos`: true if no producer may have reused them meanwhile.
+  bool still_unread(std::uint64_t pos) const {
+#if !defined(RINGBUF_TSAN)  // g++ 12 refuses fences under TSan, which does not follow the copy anyway
+    std::atomic_thread_fence(std::memory_order_acquire);  // S7
+#endif
+    return static_cast<std::int64_t>(pos - ref(c_->consumer_pos).load(std::memory_order_acquire)) >= 0;  // S7
+  }
+
+  // --- statistics ----------------------------------------------------------------------------------------------------
+  void count_lost(std::uint32_t slot, ringbuf_lost why) const {
+    ref(p_->lost[why]).fetch_add(1, std::memory_order_relaxed);          // S0
+    ref(slots_[slot].lost[why]).fetch_add(1, std::memory_order_relaxed);  // S0
+  }
+  std::uint64_t lost(ringbuf_lost why) const { return ref(p_->lost[why]).load(std::memory_order_relaxed); }  // S0
+  std::uint64_t lost(std::uint32_t slot, ringbuf_lost why) const {
+    return ref(slots_[slot].lost[why]).load(std::memory_order_relaxed);  // S0
+  }
+  void count_delivered(std::uint64_t records, std::uint64_t bytes) const {  // the consumer is the only writer
+    ref(c_->records).store(ref(c_->records).load(std::memory_order_relaxed) + records, std::memory_order_relaxed);  // S0
+    ref(c_->bytes).store(ref(c_->bytes).load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);        // S0
+  }
+  void count_wakeup() const { ref(c_->wakeups).fetch_add(1, std::memory_order_relaxed); }               // S0
+  std::uint64_t records() const { return ref(c_->records).load(std::memory_order_relaxed); }            // S0
+  std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }                // S0
+  std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }            // S0
+
+  // Embedded rings have no daemon that gives slots out. 0: all are taken.
+  std::uint32_t take_slot(std::uint32_t slot_count) const {
+    std::uint32_t limit = slot_limit();
+    for (;;) {
+      const std::uint32_t slot = limit ? limit : 1;  // slot 0 is nobody's
+      if (slot >= slot_count) return 0;
+      if (ref(p_->slot_limit).compare_exchange_weak(limit, slot + 1, std::memory_order_seq_cst)) return slot;  // S6
+    }
+  }
+
+  // Keeps a thread's own flag on its side of the section, against its own signal handlers only.
+  static void signal_fence() { std::atomic_signal_fence(std::memory_order_seq_cst); }  // S0
+
+ private:
+  template <class T>
+  static std::atomic_ref<T> ref(T& word) {
+    static_assert(std::atomic_ref<T>::is_always_lock_free, "the words are shared between processes");
+    return std::atomic_ref<T>(word);
+  }
+  ringbuf_record_header* header(std::uint64_t pos) const { return reinterpret_cast<ringbuf_record_header*>(at(pos)); }
+
+  ringbuf_consumer_page* c_ = nullptr;
+  ringbuf_producer_page* p_ = nullptr;
+  unsigned char* data_ = nullptr;
+  ringbuf_slot* slots_ = nullptr;
+  std::uint64_t mask_ = 0;
+};
+
+}  // namespace ringbuf::shm

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+#include "shm/create.hpp"
+
+#include <fcntl.h>
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <string>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+namespace ringbuf::shm {
+namespace {
+
+constexpr std::uint32_t kNumaNode = 1u << 2;         // BPF_F_NUMA_NODE
+constexpr std::uint32_t kMapTypeRingbuf = 27;        // BPF_MAP_TYPE_RINGBUF
+constexpr std::uint32_t kAnyNode = UINT32_MAX;
+
+bool node_exists(std::uint32_t node) {
+  struct stat st;
+  return ::stat(("/sys/devices/system/node/node" + std::to_string(node)).c_str(), &st) == 0;
+}
+
+// While it lives, pages that this thread allocates come from `node` if possible.
+class PreferNode {
+ public:
+  explicit PreferNode(const RingSpec& spec) : on_((spec.map_flags & kNumaNode) && spec.numa_node != kAnyNode) {
+    if (!on_ || spec.numa_node >= 8 * sizeof(unsigned long)) return;
+    const unsigned long mask = 1ul << spec.numa_node;
+    ::syscall(SYS_set_mempolicy, MPOL_PREFERRED, &mask, 8 * sizeof mask + 1);
+  }
+  PreferNode(const PreferNode&) = delete;
+  ~PreferNode() {
+    if (on_) ::syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0);
+  }
+
+ private:
+  bool on_;
+};
+
+Result<UniqueFd> memfd(const char* name) {
+  UniqueFd fd(static_cast<int>(::syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL)));
+  if (!fd && errno == EINVAL) fd.reset(::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));  // before Linux 6.3
+  if (!fd) return fail_errno("create a memory file");
+  return fd;
+}
+
+Result<UniqueFd> sealed_memfd(const char* name, std::uint64_t size, std::uint64_t filled_from) {
+  auto fd = memfd(name);
+  if (!fd) return fd;
+  if (::ftruncate(fd->get(), static_cast<off_t>(size)) < 0) return fail_errno("size a memory file");
+  if (::fallocate(fd->get(), 0, static_cast<off_t>(filled_from), static_cast<off_t>(size - filled_from)) < 0)
+    return fail(errno == ENOSPC ? ENOMEM : errno, "allocate a ring's memory");
+  // Another uid that is given a read-only descriptor must not reopen it for writing.
+  if (::fchmod(fd->get(), 0400) < 0) return fail_errno("protect a memory file");
+  if (::fcntl(fd->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) return fail_errno("seal a memory file");
+  return fd;
+}
+
+}  // namespace
+
+std::uint64_t page_size() {
+  static const auto size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+const char* spec_error(const RingSpec& spec) {
+  if (spec.map_type != kMapTypeRingbuf) return "map_type must be 27 (BPF_MAP_TYPE_RINGBUF)";
+  if (spec.map_flags & ~kNumaNode) return "map_flags may hold only BPF_F_NUMA_NODE";
+  if (spec.ring_flags & ~RINGBUF_F_SINGLE_PRODUCER) return "ring_flags may hold only RINGBUF_F_SINGLE_PRODUCER";
+  if ((spec.map_flags & kNumaNode) && spec.numa_node != kAnyNode && !node_exists(spec.numa_node)) return "numa_node does not exist";
+  if (!is_power_of_two(spec.max_entries) || spec.max_entries % page_size() != 0)
+    return "max_entries must be a power of two and a multiple of the page size";
+  return nullptr;
+}
+
+Result<RingMemory> create_ring(const RingSpec& spec) {
+  if (const char* wrong = spec_error(spec)) return fail(EINVAL, wrong);
+  RingMemory ring;
+  ring.layout = Layout{page_size(), spec.max_entries};
+  const PreferNode node(spec);
+  auto c = sealed_memfd("ringbuf:c", ring.layout.c_size(), 0);
+  if (!c) return tl::unexpected(c.error());
+  // Slots are touched one by one as producers come; the rest is needed by the first lap.
+  auto p = sealed_memfd("ringbuf:p", ring.layout.p_size(), ring.layout.producer_page_off());
+  if (!p) return tl::unexpected(p.error());
+  ringbuf_shm_header h{};
+  h.magic = RINGBUF_SHM_MAGIC;
+  h.version = RINGBUF_SHM_VERSION;
+  h.max_entries = spec.max_entries;
+  h.slot_count = RINGBUF_SLOT_COUNT;
+  h.producer_page = static_cast<std::uint32_t>(ring.layout.producer_page_off());
+  h.page_size = static_cast<std::uint32_t>(ring.layout.page);
+  h.map_type = spec.map_type;
+  h.ring_flags = spec.ring_flags;
+  if (::pwrite(p->get(), &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h)) return fail(ENOMEM, "write a ring's header");
+  ring.c = std::move(*c);
+  ring.p = std::move(*p);
+  return ring;
+}
+
+Result<UniqueFd> reopen_read_only(int fd) {
+  UniqueFd copy(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!copy) return fail_errno("reopen a memory file read-only");
+  return copy;
+}
+
+}  // namespace ringbuf::shm

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+#include "shm/room.hpp"
+
+#include <algorithm>
+
+namespace ringbuf::shm {
+namespace {
+
+constexpr int kSpins = 64;                           // about 2 us: waking a halted CPU costs ten times that
+constexpr std::uint64_t kForgedSliceNs = 1'000'000;  // see below
+constexpr std::uint64_t kForEverNs = 3600ull * 1'000'000'000u;
+
+}  // namespace
+
+RoomWaiter::RoomWaiter(const Producer& producer) : producer_(producer), pid_(::getpid()) {}
+
+void RoomWaiter::enlist(Waiter& w) {
+  producer_.ring().add_room_waiter();
+  std::unique_lock lock(mutex_);
+  w.next = waiters_;
+  waiters_ = &w;
+}
+
+void RoomWaiter::delist(Waiter& w) {
+  {
+    std::unique_lock lock(mutex_);
+    Waiter** at = &waiters_;
+    while (*at != &w) at = &(*at)->next;
+    *at = w.next;
+    announce(lock);
+  }
+  producer_.ring().sub_room_waiter();
+}
+
+void RoomWaiter::announce(const std::unique_lock<std::mutex>&) {
+  std::uint64_t least = 0;
+  for (const Waiter* w = waiters_; w; w = w->next) least = least ? std::min(least, w->need) : w->need;
+  producer_.ring().set_need(producer_.slot(), least | std::uint64_t{++turn_} << 32);
+}
+
+// Each turn of the loop announces, then looks, then sleeps on the room_seq that it loaded before looking. The least need of the
+// process is at most ours, so whatever publish of the consumer makes room for us is told for that need, and our turn is new.
+void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
+  const Ring& ring = producer_.ring();
+  if (pid_ != ::getpid()) {
+    errno = EPERM;
+    return nullptr;
+  }
+  const std::uint64_t seen = ring.consumer_pos();
+  void* payload = producer_.reserve(size, 0, timeout_ms == 0);
+  if (payload || errno != EAGAIN || timeout_ms == 0) return payload;
+  for (int i = 0; i < kSpins && ring.consumer_pos() == seen; ++i) cpu_relax();
+
+  const std::uint64_t begin = now_ns();
+  Waiter me{stride(size), nullptr};
+  enlist(me);
+  int err = 0;
+  for (bool surprised = false;;) {
+    {
+      std::unique_lock lock(mutex_);
+      announce(lock);
+    }
+    const std::uint32_t seq = ring.room_seq();
+    payload = producer_.reserve(size, 0, false);
+    err = payload ? 0 : errno;
+    if (err != EAGAIN) break;
+    const std::uint64_t waited = now_ns() - begin;
+    std::uint64_t left = kForEverNs;
+    if (timeout_ms >= 0) {
+      const std::uint64_t most = static_cast<std::uint64_t>(timeout_ms) * 1'000'000u;
+      if (waited >= most) {
+        err = ETIMEDOUT;
+        break;
+      }
+      left = most - waited;
+    }
+    // S6: if the bytes came free since the reservation failed, try again. If it fails again although the consumer claims that they
+    // are free, the claim is forged (a BUSY record is in the way): do not spin on it.
+    if (ring.producer_pos() + me.need - ring.consumer_pos_total() <= ring.mask()) {
+      if (!surprised) {
+        surprised = true;
+        continue;
+      }
+      left = std::min(left, kForgedSliceNs);
+    }
+    surprised = false;
+    // Records committed with NO_WAKEUP may fill the ring while the consumer sleeps: both would sleep for ever.
+    if (ring.waiting() != 0) producer_.wake_consumer();
+    if (futex_wait(ring.room_futex(), seq, left) < 0 && errno == EINTR) {
+      err = EINTR;
+      break;
+    }
+  }
+  delist(me);
+  if (err == ETIMEDOUT) ring.count_lost(producer_.slot(), RINGBUF_LOST_FULL);
+  if (err) errno = err;
+  return payload;
+}
+
+}  // namespace ringbuf::shm
