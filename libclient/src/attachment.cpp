@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "map.hpp"
+#include "ringbuf/shm/ring.hpp"
+
+namespace ringbuf {
+namespace {
+
+using Access = Mapping::Access;
+
+Access c_access(ringbuf_role role) { return role == RINGBUF_CONSUMER ? Access::ReadWrite : Access::ReadOnly; }
+Access p_access(ringbuf_role role) { return role == RINGBUF_PRODUCER ? Access::ReadWrite : Access::ReadOnly; }
+
+}  // namespace
+
+bool Attachment::ours() const { return pid_ == ::getpid(); }
+
+int Attachment::map_memory(int c_fd, int p_fd, const shm::Layout& layout, std::uint32_t ring_flags) {
+  struct stat st;
+  if (::fstat(p_fd, &st) < 0) return api_fail(Error{errno, "look at a ring's memory"});
+  identity_ = {st.st_dev, st.st_ino};
+  auto mapping = Mapping::map_ring(c_fd, p_fd, layout, c_access(role_), p_access(role_));
+  if (!mapping) return api_fail(mapping.error());
+  mapping_ = std::move(*mapping);
+  view_ = mapping_.view();
+  view_.ring_flags = ring_flags;
+  view_.slot = slot_;
+  if (role_ == RINGBUF_PRODUCER) {
+    view_.signal_fd = notify_.get();
+    shm::Ring(view_).raise_slot_limit(slot_ + 1);
+  }
+  return 0;
+}
+
+int Attachment::from_daemon(const ringbuf_map& map) {
+  ringbuf_attach_reply reply{};
+  std::vector<UniqueFd> fds;
+  const std::size_t n_fds = role_ == RINGBUF_OBSERVER ? 2 : 3;
+  if (int r = map.session->ask(RINGBUF_ATTACH, ringbuf_attach_req{role_, 0}, map.token.get(), &reply, n_fds, &fds); r < 0) return r;
+  session_ = map.session;
+  id_ = reply.attachment;
+  const shm::Layout layout{reply.page_size, reply.max_entries};
+  if (reply.page_size != shm::page_size() || !shm::is_power_of_two(reply.max_entries) || reply.max_entries % reply.page_size != 0 ||
+      reply.slot_count != RINGBUF_SLOT_COUNT || reply.slot >= reply.slot_count || (role_ == RINGBUF_PRODUCER) != (reply.slot != 0))
+    return api_fail(EPROTO, "the daemon described a ring that cannot be");
+  slot_ = reply.slot;
+  if (n_fds == 3) notify_ = std::move(fds[2]);
+  return map_memory(fds[0].get(), fds[1].get(), layout, reply.ring_flags);
+}
+
+int Attachment::from_embedded(const ringbuf_map& map) {
+  EmbeddedRing& ring = *map.embedded;
+  std::lock_guard lock(ring.mutex);
+  if (role_ == RINGBUF_PRODUCER && (ring.spec.ring_flags & RINGBUF_F_SINGLE_PRODUCER) && ring.attached[RINGBUF_PRODUCER] != 0)
+    return api_fail(EBUSY, "the map has its single producer already");
+  if (role_ == RINGBUF_PRODUCER) {
+    notify_.reset(::fcntl(ring.signal.get(), F_DUPFD_CLOEXEC, 3));
+    if (!notify_) return api_fail(Error{errno, "duplicate an eventfd"});
+    auto whole = Mapping::map_ring(ring.memory.c.get(), ring.memory.p.get(), ring.memory.layout, Access::ReadOnly, Access::ReadWrite);
+    if (!whole) return api_fail(whole.error());
+    if (ring.free_slots.empty()) {
+      slot_ = shm::Ring(whole->view()).take_slot(RINGBUF_SLOT_COUNT);
+      if (slot_ == 0) return api_fail(EUSERS, "the map has had " + std::to_string(RINGBUF_SLOT_COUNT - 1) + " producers; no slot is left");
+    } else {
+      slot_ = ring.free_slots.back();
+      ring.free_slots.pop_back();
+    }
+  } else if (role_ == RINGBUF_CONSUMER) {
+    auto epoll = make_epoll();
+    if (!epoll) return api_fail(epoll.error());
+    if (auto ok = epoll_add_edge(epoll->get(), ring.signal.get()); !ok) return api_fail(ok.error());
+    notify_ = std::move(*epoll);
+  }
+  embedded_ = map.embedded;
+  ++ring.attached[role_];
+  return map_memory(ring.memory.c.get(), ring.memory.p.get(), ring.memory.layout, ring.spec.ring_flags);
+}
+
+int Attachment::make(const ringbuf_map& map, ringbuf_role role, std::unique_ptr<Attachment>* ret) {
+  std::unique_ptr<Attachment> a(new Attachment);
+  a->role_ = role;
+  a->pid_ = ::getpid();
+  if (int r = map.session ? a->from_daemon(map) : a->from_embedded(map); r < 0) return r;
+  *ret = std::move(a);
+  return 0;
+}
+
+Attachment::~Attachment() {
+  if (!ours()) return;
+  const int saved = errno;
+  if (session_) session_->call(RINGBUF_DETACH, ringbuf_detach_req{id_, 0}, -1, nullptr);
+  if (embedded_) {
+    std::lock_guard lock(embedded_->mutex);
+    --embedded_->attached[role_];
+    if (slot_ != 0) embedded_->free_slots.push_back(slot_);
+  }
+  errno = saved;
+}
+
+}  // namespace ringbuf

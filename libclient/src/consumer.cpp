@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT
+#include "consumer.hpp"
+
+#include <sys/epoll.h>
+
+#include <climits>
+#include <map>
+
+namespace ringbuf {
+namespace {
+
+ringbuf_view with_told(ringbuf_view v, std::uint64_t* told) {
+  v.room_told = told;
+  return v;
+}
+
+}  // namespace
+
+std::shared_ptr<ConsumerTurn> ConsumerTurn::of(const Attachment& a) {
+  // Keyed by process as well: a child must not share a mutex that its parent may have held during fork.
+  using Key = std::pair<pid_t, std::pair<std::uint64_t, std::uint64_t>>;
+  static std::mutex mutex;
+  static std::map<Key, std::weak_ptr<ConsumerTurn>> all;
+  std::lock_guard lock(mutex);
+  std::erase_if(all, [](const auto& entry) { return entry.second.expired(); });
+  auto& known = all[{::getpid(), a.identity()}];
+  auto turn = known.lock();
+  if (!turn) known = turn = std::make_shared<ConsumerTurn>();
+  return turn;
+}
+
+int clear_edges(int epoll_fd) {
+  epoll_event events[16];
+  int total = 0, n;
+  do {
+    n = ::epoll_wait(epoll_fd, events, 16, 0);
+    if (n > 0) total += n;
+  } while (n == 16);
+  return total;
+}
+
+}  // namespace ringbuf
+
+using namespace ringbuf;
+
+ringbuf_consumer::ringbuf_consumer(std::unique_ptr<Attachment> a, ringbuf_sample_fn f, void* c)
+    : attachment(std::move(a)),
+      turn(ConsumerTurn::of(*attachment)),
+      view(with_told(attachment->view(), turn->room_told)),
+      ring(view),
+      fn(f),
+      ctx(c) {}
+
+ringbuf_consumer::~ringbuf_consumer() {
+  if (again && attachment->ours()) ring.ring().sub_waiting();
+}
+
+int ringbuf_consumer::begin() {
+  turn->mutex.lock();
+  if (turn->taken) {
+    turn->mutex.unlock();
+    return api_fail(EBUSY, "a callback may not consume the ring that called it");
+  }
+  turn->taken = true;
+  if (again) clear_edges(attachment->wait_fd());
+  return 0;
+}
+
+void ringbuf_consumer::end(bool left) {
+  // Data stay behind: nobody will write an eventfd for them, but an application's own loop must come back.
+  if (left && again) {
+    const std::uint64_t one = 1;
+    (void)!::write(again.get(), &one, sizeof one);
+  }
+  turn->taken = false;
+  turn->mutex.unlock();
+}
+
+int ringbuf_consumer::consume(std::uint64_t limit) {
+  if (!fn) return api_fail(EINVAL, "the consumer was attached without a callback");
+  if (int r = begin(); r < 0) return r;
+  bool left = false;
+  const std::int64_t n = ring.consume([this](void* data, std::size_t size) { return fn(ctx, data, size); }, limit, &left);
+  end(left);
+  if (n >= 0) return static_cast<int>(std::min<std::int64_t>(n, INT_MAX));
+  if (n == -EBADMSG) return api_fail(EBADMSG, "the ring is corrupt at consumer_pos; ringbuf_consumer_reset skips what it holds");
+  errno = static_cast<int>(-n);
+  return static_cast<int>(n);
+}
+
+bool ringbuf_consumer::must_not_sleep() {
+  std::lock_guard lock(turn->mutex);
+  return ring.must_not_sleep();
+}
+
+int ringbuf_consumer::hand_out() {
+  if (again) return attachment->wait_fd();
+  auto fd = make_eventfd();
+  if (!fd) return api_fail(fd.error());
+  if (auto ok = epoll_add_edge(attachment->wait_fd(), fd->get()); !ok) return api_fail(ok.error());
+  std::lock_guard lock(turn->mutex);
+  again = std::move(*fd);
+  ring.ring().add_waiting();
+  if (ring.must_not_sleep()) {
+    const std::uint64_t one = 1;
+    (void)!::write(again.get(), &one, sizeof one);
+  }
+  return attachment->wait_fd();
+}
+
+int ringbuf_consumer_attach(ringbuf_map* map, ringbuf_sample_fn fn, void* ctx, ringbuf_consumer** ret_consumer) {
+  if (!map || !ret_consumer) return api_fail(EINVAL, "map or ret_consumer is NULL");
+  return guarded([&] {
+    std::unique_ptr<Attachment> a;
+    if (int r = Attachment::make(*map, RINGBUF_CONSUMER, &a); r < 0) return r;
+    *ret_consumer = new ringbuf_consumer(std::move(a), fn, ctx);
+    return 0;
+  });
+}
+
+void ringbuf_consumer_free(ringbuf_consumer* consumer) { delete consumer; }
+
+int ringbuf_consume(ringbuf_consumer* consumer) { return consumer->consume(UINT64_MAX); }
+
+int ringbuf_consume_n(ringbuf_consumer* consumer, size_t n) { return n == 0 ? 0 : consumer->consume(n); }
+
+int64_t ringbuf_consumer_reset(ringbuf_consumer* consumer) {
+  if (int r = consumer->begin(); r < 0) return r;
+  const std::uint64_t skipped = consumer->ring.reset();
+  consumer->end(consumer->ring.ring().ready_at(consumer->ring.ring().consumer_pos_own()));
+  return static_cast<int64_t>(skipped);
+}
+
+int ringbuf_consumer_epoll_fd(ringbuf_consumer* consumer) {
+  return guarded([&] { return consumer->hand_out(); });
+}
+
+uint64_t ringbuf_consumer_query(const ringbuf_consumer* consumer, uint64_t what) {
+  return shm::Producer(consumer->view).query(what);
+}
+
+const ringbuf_view* ringbuf_consumer_view(const ringbuf_consumer* consumer) { return &consumer->view; }
+int ringbuf_consumer_begin(ringbuf_consumer* consumer) { return consumer->begin(); }
+void ringbuf_consumer_end(ringbuf_consumer* consumer, int left) { consumer->end(left != 0); }

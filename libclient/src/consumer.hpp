@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+// What consumers and pollers share.
+#pragma once
+
+#include "map.hpp"
+#include "ringbuf/shm/consumer.hpp"
+
+namespace ringbuf {
+
+// All consumers of one map in this process: they take turns, and know which needs for room were answered.
+struct ConsumerTurn {
+  std::recursive_mutex mutex;  // recursive, so that a callback that consumes its own ring is refused and does not hang
+  bool taken = false;          // guarded by mutex
+  std::uint64_t room_told[RINGBUF_SLOT_COUNT] = {};  // guarded by mutex
+
+  static std::shared_ptr<ConsumerTurn> of(const Attachment& a);
+};
+
+// Empties an epoll of edges, before the ring is looked at. Returns how many there were.
+int clear_edges(int epoll_fd);
+
+}  // namespace ringbuf
+
+struct ringbuf_consumer {
+  ringbuf_consumer(std::unique_ptr<ringbuf::Attachment> a, ringbuf_sample_fn f, void* c);
+  ~ringbuf_consumer();
+
+  // 0 or -EBUSY. While held, the ring is this thread's to consume.
+  int begin();
+  void end(bool left);
+  // Under begin: all or `limit` records to fn.
+  int consume(std::uint64_t limit);
+  bool must_not_sleep();
+  int hand_out();  // the epoll descriptor, for the application's own loop
+
+  const std::unique_ptr<ringbuf::Attachment> attachment;
+  const std::shared_ptr<ringbuf::ConsumerTurn> turn;
+  const ringbuf_view view;
+  const ringbuf::shm::Consumer ring;
+  const ringbuf_sample_fn fn;
+  void* const ctx;
+  ringbuf::UniqueFd again;  // set once handed out: an eventfd of our own in the same epoll, for data that we leave behind
+};

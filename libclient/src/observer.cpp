@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+#include "ringbuf/shm/observer.hpp"
+
+#include <cstring>
+
+#include "map.hpp"
+
+using namespace ringbuf;
+
+struct ringbuf_observer {
+  explicit ringbuf_observer(std::unique_ptr<Attachment> a) : attachment(std::move(a)), ring(attachment->view()) {}
+  const std::unique_ptr<Attachment> attachment;
+  const shm::Observer ring;
+};
+
+int ringbuf_observer_attach(ringbuf_map* map, ringbuf_observer** ret_observer) {
+  if (!map || !ret_observer) return api_fail(EINVAL, "map or ret_observer is NULL");
+  return guarded([&] {
+    std::unique_ptr<Attachment> a;
+    if (int r = Attachment::make(*map, RINGBUF_OBSERVER, &a); r < 0) return r;
+    *ret_observer = new ringbuf_observer(std::move(a));
+    return 0;
+  });
+}
+
+void ringbuf_observer_free(ringbuf_observer* observer) { delete observer; }
+
+int ringbuf_observer_stats(ringbuf_observer* observer, ringbuf_stats* ret_stats, size_t size) {
+  if (!ret_stats) return api_fail(EINVAL, "ret_stats is NULL");
+  const shm::Ring& ring = observer->ring.ring();
+  ringbuf_stats s{};
+  s.consumer_pos = ring.consumer_pos();  // before producer_pos, so that the difference is never negative
+  s.pending_pos = ring.pending_pos();
+  s.overwrite_pos = ring.overwrite_pos();
+  s.producer_pos = ring.producer_pos();
+  for (unsigned i = 0; i < RINGBUF_LOST_REASONS; ++i) s.lost[i] = ring.lost(static_cast<ringbuf_lost>(i));
+  s.records = ring.records();
+  s.bytes = ring.bytes();
+  s.wakeups = ring.wakeups();
+  s.waiting = ring.waiting();
+  s.room_waiters = ring.room_waiters();
+  s.owner_tid = static_cast<std::uint32_t>(ring.owner());
+  std::memset(ret_stats, 0, size);
+  std::memcpy(ret_stats, &s, std::min(size, sizeof s));
+  return 0;
+}
+
+int64_t ringbuf_observer_dump(ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx) {
+  std::int64_t shown = 0;
+  const int r = guarded([&] {
+    shown = observer->ring.dump([&](std::uint64_t pos, std::uint32_t flags, std::uint32_t slot, const void* data, std::size_t size) {
+      return fn(ctx, pos, flags, slot, data, size);
+    });
+    return shown == -EBADMSG ? api_fail(EBADMSG, "the ring is corrupt; its consumer can reset it") : 0;
+  });
+  return r < 0 ? r : shown;
+}

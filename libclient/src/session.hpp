@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+// One connection with the daemon: a request, its reply. Any thread; requests take turns. After fork the child's first request
+// opens a connection of its own.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.hpp"
+#include "error.hpp"
+#include "ringbuf/ringbuf.h"
+#include "wire/codec.hpp"
+
+namespace ringbuf {
+
+struct Reply {
+  std::vector<std::byte> body;
+  std::vector<UniqueFd> fds;
+};
+
+class Session {
+ public:
+  explicit Session(std::string path) : path_(std::move(path)) {}
+
+  // Connects and greets. 0 or as api_fail.
+  int open();
+
+  // Sends one request and waits for its reply. 0 or as api_fail with the daemon's own sentence. ret_reply may be null.
+  template <class Req>
+  int call(ringbuf_cmd cmd, const Req& body, int fd, Reply* ret_reply) {
+    return call_bytes(cmd, std::as_bytes(std::span(&body, 1)), fd, ret_reply);
+  }
+  // The same with the reply's struct decoded; ret_fds = how many descriptors it must have.
+  template <class Rep, class Req>
+  int ask(ringbuf_cmd cmd, const Req& body, int fd, Rep* ret_body, std::size_t n_fds = 0, std::vector<UniqueFd>* ret_fds = nullptr) {
+    Reply reply;
+    if (int r = call(cmd, body, fd, &reply); r < 0) return r;
+    auto decoded = wire::decode_as<Rep>(reply.body);
+    if (!decoded) return api_fail(decoded.error());
+    if (reply.fds.size() != n_fds) return api_fail(EPROTO, "the daemon answered with the wrong number of descriptors");
+    *ret_body = *decoded;
+    if (ret_fds) *ret_fds = std::move(reply.fds);
+    return 0;
+  }
+
+ private:
+  int call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
+  int open_locked();
+  int exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
+
+  const std::string path_;
+  std::mutex mutex_;
+  UniqueFd socket_;        // guarded by mutex_
+  pid_t pid_ = 0;          // guarded by mutex_: who opened socket_
+  std::uint32_t seq_ = 0;  // guarded by mutex_
+};
+
+std::string default_socket();
+
+}  // namespace ringbuf
+
+struct ringbuf_session {
+  std::shared_ptr<ringbuf::Session> impl;
+};
