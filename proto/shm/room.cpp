@@ -12,7 +12,9 @@ constexpr std::uint64_t kForEverNs = 3600ull * 1'000'000'000u;
 
 }  // namespace
 
-RoomWaiter::RoomWaiter(const Producer& producer) : producer_(producer), pid_(::getpid()) {}
+// Turns go on where the slot's last holder stopped: the consumer remembers the needs that it has told.
+RoomWaiter::RoomWaiter(const Producer& producer)
+    : producer_(producer), pid_(::getpid()), turn_(static_cast<std::uint32_t>(producer.ring().need(producer.slot()) >> 32)) {}
 
 void RoomWaiter::enlist(Waiter& w) {
   producer_.ring().add_room_waiter();
@@ -38,17 +40,20 @@ void RoomWaiter::announce(const std::unique_lock<std::mutex>&) {
   producer_.ring().set_need(producer_.slot(), least | std::uint64_t{++turn_} << 32);
 }
 
-// Each turn of the loop announces, then looks, then sleeps on the room_seq that it loaded before looking. The least need of the
-// process is at most ours, so whatever publish of the consumer makes room for us is told for that need, and our turn is new.
+// Each turn of the loop loads room_seq, announces, looks, and sleeps while room_seq is what it was: whoever tells our need after
+// the announcement ends that sleep. The least need of the process is at most ours, so whatever publish of the consumer makes room
+// for us is told for that need, and our turn is new. docs/memory-ordering.md, S6, has the schedules.
 void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
   const Ring& ring = producer_.ring();
   if (pid_ != ::getpid()) {
     errno = EPERM;
     return nullptr;
   }
+  if (timeout_ms == 0) return producer_.reserve(size, 0);
   const std::uint64_t seen = ring.consumer_pos();
-  void* payload = producer_.reserve(size, 0, timeout_ms == 0);
-  if (payload || errno != EAGAIN || timeout_ms == 0) return payload;
+  void* payload = producer_.reserve(size, 0, false);
+  if (payload) return payload;
+  if (errno != EAGAIN) return lost(errno);
   for (int i = 0; i < kSpins && ring.consumer_pos() == seen; ++i) cpu_relax();
 
   const std::uint64_t begin = now_ns();
@@ -56,11 +61,11 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
   enlist(me);
   int err = 0;
   for (bool surprised = false;;) {
+    const std::uint32_t seq = ring.room_seq();
     {
       std::unique_lock lock(mutex_);
       announce(lock);
     }
-    const std::uint32_t seq = ring.room_seq();
     payload = producer_.reserve(size, 0, false);
     err = payload ? 0 : errno;
     if (err != EAGAIN) break;
@@ -92,9 +97,16 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
     }
   }
   delist(me);
-  if (err == ETIMEDOUT) ring.count_lost(producer_.slot(), RINGBUF_LOST_FULL);
-  if (err) errno = err;
-  return payload;
+  return payload ? payload : lost(err);
+}
+
+void* RoomWaiter::lost(int err) const noexcept {
+  if (err != EINTR) {
+    const auto why = err == E2BIG ? RINGBUF_LOST_TOO_BIG : err == ETIMEDOUT ? RINGBUF_LOST_FULL : RINGBUF_LOST_LOCK;
+    producer_.ring().count_lost(producer_.slot(), why);
+  }
+  errno = err;
+  return nullptr;
 }
 
 }  // namespace ringbuf::shm

@@ -27,6 +27,7 @@ class RoomWaiter {
   };
   void enlist(Waiter& w);
   void delist(Waiter& w);
+  void* lost(int err) const noexcept;  // counts the reservation that is given up; always null, with errno
   // Publishes the smallest need with a new turn, so that the consumer tells it even if it told the same need before.
   void announce(const std::unique_lock<std::mutex>& held);
 
@@ -34,7 +35,7 @@ class RoomWaiter {
   const pid_t pid_;
   std::mutex mutex_;
   Waiter* waiters_ = nullptr;  // guarded by mutex_
-  std::uint32_t turn_ = 0;     // guarded by mutex_
+  std::uint32_t turn_;         // guarded by mutex_
 };
 
 }  // namespace ringbuf::shm

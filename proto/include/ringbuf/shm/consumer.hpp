@@ -44,7 +44,7 @@ class Consumer {
       tell_room(pos);
     };
     do {
-      const std::uint64_t end = ring_.producer_pos();
+      const std::uint64_t begin = pos, end = ring_.producer_pos();
       while (pos != end) {
         const std::uint32_t len = ring_.header_len(pos);  // untrusted: read once
         if (len & RINGBUF_BUSY_BIT) break;
@@ -58,21 +58,22 @@ class Consumer {
         pos += step;
         if (!(len & RINGBUF_DISCARD_BIT)) {
           const int r = f(const_cast<unsigned char*>(payload), static_cast<std::size_t>(size));
+          bytes += size;
+          ++delivered;
           if (__builtin_expect(r < 0, 0)) {
             result = r;
             goto out;
           }
-          bytes += size;
-          if (++delivered >= limit) goto out;
+          if (delivered >= limit) goto out;
         }
         if (delivered - counted >= kPublishRecords || pos - given >= publish_bytes_) give_back();
       }
-      if (pos == given) {
+      if (pos == begin) {
         if (__builtin_expect(ring_.room_waiters() != 0, 0)) tell_room(pos);
         if (left) *left = false;
         return static_cast<std::int64_t>(delivered);
       }
-      give_back();
+      if (pos != given) give_back();  // a batch may have ended with the last record; even then look again (S4)
     } while (ring_.waiting() != 0 && ring_.ready_at(pos));
     more = false;
   out:

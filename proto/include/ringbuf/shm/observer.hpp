@@ -38,7 +38,9 @@ class Observer {
         copy_out(copy.data(), ring_.at(pos) + RINGBUF_HEADER_SIZE, size);
       }
       if (!ring_.still_unread(pos)) {
-        pos = ring_.consumer_pos();
+        const std::uint64_t next = ring_.consumer_pos();                        // untrusted: read once
+        if (static_cast<std::int64_t>(next - pos) <= 0) return -EBADMSG;  // it moved back; always going on bounds the walk
+        pos = next;
         continue;
       }
       if (!whole) return -EBADMSG;

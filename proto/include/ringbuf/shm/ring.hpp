@@ -2,7 +2,8 @@
 // Every atomic access of the project, and nothing else. Any thread, any process; nothing here blocks or fails.
 //
 // A ring's words are written by processes that do not trust each other. Invariants between honest ones:
-//   I1  consumer_pos <= pending_pos <= producer_pos <= consumer_pos + N - 8
+//   I1  producer_pos - consumer_pos and producer_pos - pending_pos are in 0 .. N - 8 (pending_pos moves in reserve only, so the
+//       consumer may be ahead of it)
 //   I2  every byte in [consumer_pos, producer_pos) belongs to a whole record whose header was written before
 //       producer_pos passed it
 //   I3  only the owner (the process that holds `owner`) writes producer_pos, pending_pos, cached_pos and new headers;
@@ -99,6 +100,11 @@ class Ring {
     ringbuf_record_header* h = header(pos);
     ref(h->who).store(who, std::memory_order_relaxed);  // S2: published by producer_pos
     ref(h->len).store(len, std::memory_order_relaxed);  // S2
+  }
+  // Writes a word of free space back to itself. Only the owner may: nobody else touches free space.
+  void claim_line(std::uint64_t pos) const {
+    auto word = ref(*reinterpret_cast<std::uint64_t*>(at(pos)));
+    word.store(word.load(std::memory_order_relaxed), std::memory_order_relaxed);  // S5
   }
   void commit_header(ringbuf_record_header* h, std::uint32_t len) const {
     ref(h->len).exchange(len, std::memory_order_seq_cst);  // S3 S4
