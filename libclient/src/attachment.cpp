@@ -54,6 +54,10 @@ int Attachment::from_daemon(const ringbuf_map& map) {
 int Attachment::from_embedded(const ringbuf_map& map) {
   EmbeddedRing& ring = *map.embedded;
   std::lock_guard lock(ring.mutex);
+  if (ring.pid != pid_) {  // a child inherits the list of slots that its parent still gives out
+    ring.free_slots.clear();
+    ring.pid = pid_;
+  }
   if (role_ == RINGBUF_PRODUCER && (ring.spec.ring_flags & RINGBUF_F_SINGLE_PRODUCER) && ring.attached[RINGBUF_PRODUCER] != 0)
     return api_fail(EBUSY, "the map has its single producer already");
   if (role_ == RINGBUF_PRODUCER) {

@@ -79,9 +79,15 @@ void ringbuf_consumer::end(bool left) {
 int ringbuf_consumer::consume(std::uint64_t limit) {
   if (!fn) return api_fail(EINVAL, "the consumer was attached without a callback");
   if (int r = begin(); r < 0) return r;
-  bool left = false;
-  const std::int64_t n = ring.consume([this](void* data, std::size_t size) { return fn(ctx, data, size); }, limit, &left);
-  end(left);
+  std::int64_t n;
+  {
+    struct Turn {  // given back also when a C++ callback throws
+      ringbuf_consumer* consumer;
+      bool left = true;
+      ~Turn() { consumer->end(left); }
+    } held{this};
+    n = ring.consume([this](void* data, std::size_t size) { return fn(ctx, data, size); }, limit, &held.left);
+  }
   if (n >= 0) return static_cast<int>(std::min<std::int64_t>(n, INT_MAX));
   if (n == -EBADMSG) return api_fail(EBADMSG, "the ring is corrupt at consumer_pos; ringbuf_consumer_reset skips what it holds");
   errno = static_cast<int>(-n);
@@ -94,11 +100,11 @@ bool ringbuf_consumer::must_not_sleep() {
 }
 
 int ringbuf_consumer::hand_out() {
+  std::lock_guard lock(turn->mutex);
   if (again) return attachment->wait_fd();
   auto fd = make_eventfd();
   if (!fd) return api_fail(fd.error());
   if (auto ok = epoll_add_edge(attachment->wait_fd(), fd->get()); !ok) return api_fail(ok.error());
-  std::lock_guard lock(turn->mutex);
   again = std::move(*fd);
   ring.ring().add_waiting();
   if (ring.must_not_sleep()) {

@@ -21,6 +21,7 @@ struct EmbeddedRing {
   std::string name;
   UniqueFd signal;
   std::mutex mutex;
+  pid_t pid = 0;                          // guarded by mutex: whose free_slots these are
   std::vector<std::uint32_t> free_slots;  // guarded by mutex: given back by this process
   unsigned attached[4] = {};              // guarded by mutex: by role, of this process
 };

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "session.hpp"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <set>
 
 #include "base/seqpacket.hpp"
 
@@ -16,6 +18,36 @@ std::string default_socket() {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
   if (::geteuid() != 0 && runtime && *runtime) return std::string(runtime) + "/ringbufd.sock";
   return "/run/ringbufd/ringbufd.sock";
+}
+
+struct Session::Fork {
+  static inline std::mutex mutex;
+  static inline std::set<Session*> all;  // guarded by mutex
+
+  static void prepare() {
+    mutex.lock();
+    for (Session* s : all) s->mutex_.lock();
+  }
+  static void parent() {
+    for (Session* s : all) s->mutex_.unlock();
+    mutex.unlock();
+  }
+  static void child() {
+    for (Session* s : all) s->socket_.reset();
+    parent();
+  }
+};
+
+Session::Session(std::string path) : path_(std::move(path)) {
+  static const int once = ::pthread_atfork(Fork::prepare, Fork::parent, Fork::child);
+  (void)once;
+  std::lock_guard lock(Fork::mutex);
+  Fork::all.insert(this);
+}
+
+Session::~Session() {
+  std::lock_guard lock(Fork::mutex);
+  Fork::all.erase(this);
 }
 
 int Session::open() {
@@ -30,7 +62,6 @@ int Session::open_locked() {
     return api_fail(fd.error().err, "no ringbufd at " + path_ + ": " + ::strerror_r(fd.error().err, reason, sizeof reason));
   }
   socket_ = std::move(*fd);
-  pid_ = ::getpid();
   const ringbuf_hello_req hello{RINGBUF_WIRE_VERSION, 0};
   Reply reply;
   if (int r = exchange(RINGBUF_HELLO, std::as_bytes(std::span(&hello, 1)), -1, &reply); r < 0) {
@@ -44,8 +75,7 @@ int Session::open_locked() {
 
 int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply) {
   std::lock_guard lock(mutex_);
-  // Closing the parent's socket here closes our copy only.
-  if (!socket_ || pid_ != ::getpid())
+  if (!socket_)
     if (int r = open_locked(); r < 0) return r;
   return exchange(cmd, body, fd, ret_reply);
 }

@@ -24,7 +24,9 @@ struct Reply {
 
 class Session {
  public:
-  explicit Session(std::string path) : path_(std::move(path)) {}
+  explicit Session(std::string path);
+  ~Session();
+  Session(const Session&) = delete;
 
   // Connects and greets. 0 or as api_fail.
   int open();
@@ -52,10 +54,12 @@ class Session {
   int open_locked();
   int exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
 
+  // fork: no request is under way, and the child's copies of the sockets are closed, so that the daemon notices when the parent goes.
+  struct Fork;
+
   const std::string path_;
   std::mutex mutex_;
   UniqueFd socket_;        // guarded by mutex_
-  pid_t pid_ = 0;          // guarded by mutex_: who opened socket_
   std::uint32_t seq_ = 0;  // guarded by mutex_
 };
 
