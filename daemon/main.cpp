@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// ringbufd(8): options, signals and the exit status; everything else is in the library.
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/signal_set.hpp>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+
+#include "daemon/options.hpp"
+#include "daemon/server.hpp"
+
+int main(int argc, char** argv) {
+  using namespace ringbuf::daemon;
+  try {
+    const auto options = parse_options(argc, argv);
+    if (!options) {
+      const Leave& leave = options.error();
+      if (leave.status == 0)
+        std::fputs(leave.text.c_str(), stdout);
+      else
+        std::fprintf(stderr, "ringbufd: %s\n", leave.text.c_str());
+      return leave.status;
+    }
+    spdlog::set_default_logger(spdlog::stderr_color_st("ringbufd"));
+    spdlog::set_level(spdlog::level::from_str(options->log_level));
+    std::signal(SIGPIPE, SIG_IGN);
+
+    boost::asio::io_context io(1);
+    boost::asio::signal_set signals(io, SIGTERM, SIGINT);
+    auto server = Server::start(io, options->server);
+    if (!server) {
+      spdlog::critical(server.error().text);
+      return 1;
+    }
+    signals.async_wait([&](const boost::system::error_code& ec, int signal) {
+      if (ec) return;
+      spdlog::info("{}, stopping", signal == SIGTERM ? "SIGTERM" : "SIGINT");
+      (*server)->stop();
+    });
+    io.run();
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "ringbufd: %s\n", e.what());
+    return 1;
+  }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+#include "daemon/map.hpp"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+namespace ringbuf::daemon {
+namespace {
+
+std::string comm_of(pid_t pid) {
+  const UniqueFd fd(::open(fmt::format("/proc/{}/comm", pid).c_str(), O_RDONLY | O_CLOEXEC));
+  char comm[16];
+  const ssize_t n = fd ? ::read(fd.get(), comm, sizeof comm) : 0;
+  if (n <= 1) return "?";
+  return printable({comm, static_cast<std::size_t>(n - 1)});
+}
+
+std::string process_of(const Holder& holder) {
+  if (holder.pid == 0) return "a process of another pid namespace";
+  return fmt::format("pid {} ({})", holder.pid, comm_of(holder.pid));
+}
+
+Result<void> write_zeros(int fd, std::uint64_t at, std::size_t size) {
+  static constexpr std::array<char, sizeof(ringbuf_slot)> kZeros{};
+  if (::pwrite(fd, kZeros.data(), size, static_cast<off_t>(at)) != static_cast<ssize_t>(size))
+    return fail_errno("clear shared words");
+  return {};
+}
+
+// The memory is of mode 0400 so that other uids cannot do this; between these two chmods nobody else but its owner can.
+Result<UniqueFd> reopen_read_write(int fd) {
+  if (::fchmod(fd, 0600) < 0) return fail_errno("open a memory file to writing");
+  UniqueFd copy(::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_RDWR | O_CLOEXEC));
+  const int err = errno;
+  if (::fchmod(fd, 0400) < 0) return fail_errno("protect a memory file");
+  if (!copy) return fail(err, "reopen a memory file");
+  return copy;
+}
+
+// Makes each write to `signal` an edge for those who wait on `wait`.
+Result<void> connect_signal(int wait, int signal) {
+  epoll_event ev{};
+  ev.events = EPOLLIN | EPOLLET;
+  if (::epoll_ctl(wait, EPOLL_CTL_ADD, signal, &ev) == 0) return {};
+  // A consumer can fill its own epoll fd or nest it too deeply; then it misses wakeups, and nobody else suffers.
+  if (errno == EEXIST || errno == EINVAL || errno == ELOOP) return {};
+  return fail_errno("connect a producer's signal with a consumer");
+}
+
+// Explicitly, because the eventfd lives on while a client has a copy. The client may have done it already.
+void disconnect_signal(int wait, int signal) {
+  ::epoll_ctl(wait, EPOLL_CTL_DEL, signal, nullptr);
+}
+
+}  // namespace
+
+std::string Map::label() const {
+  return spec.name.empty() ? fmt::format("map {}", id) : fmt::format("map {} '{}'", id, spec.name);
+}
+
+unsigned Map::count(unsigned role) const {
+  return static_cast<unsigned>(
+      std::count_if(attachments_.begin(), attachments_.end(), [&](const Attachment* a) { return a->role == role; }));
+}
+
+Answer<unsigned> Map::free_slot() const {
+  if (spec.ring.ring_flags & RINGBUF_F_SINGLE_PRODUCER) {
+    const auto it = std::find_if(attachments_.begin(), attachments_.end(), [](auto* a) { return a->role == RINGBUF_PRODUCER; });
+    if (it != attachments_.end())
+      return refuse(EBUSY, fmt::format("{} was created for a single producer and {} is it", label(), process_of((*it)->holder)));
+  }
+  for (unsigned slot = 1; slot < RINGBUF_SLOT_COUNT; ++slot)
+    if (!slots_[slot]) return slot;
+  return refuse(EUSERS, fmt::format("{} has {} producers, as many as a map can have", label(), RINGBUF_SLOT_COUNT - 1));
+}
+
+const Attachment* Map::consumer_of_another(const Holder& holder) const {
+  for (const Attachment* a : attachments_)
+    if (a->role == RINGBUF_CONSUMER && !a->holder.same_process(holder)) return a;
+  return nullptr;
+}
+
+Answer<std::unique_ptr<Attachment>> Map::attach(unsigned role, const Holder& holder, Charge charge) {
+  unsigned slot = 0;
+  if (role == RINGBUF_PRODUCER) {
+    const auto found = free_slot();
+    if (!found) return tl::unexpected(found.error());
+    slot = *found;
+  }
+  if (role == RINGBUF_CONSUMER) {
+    if (const Attachment* other = consumer_of_another(holder))
+      return refuse(EBUSY,
+                    fmt::format("{} is consumed by {}; only one process may consume a map", label(), process_of(other->holder)));
+  }
+  attachments_.reserve(attachments_.size() + 1);  // joining must not fail half-way
+  auto a = std::make_unique<Attachment>(shared_from_this(), role, slot, holder, std::move(charge));
+  if (auto joined = join(*a); !joined) return refuse(joined.error());
+  return a;
+}
+
+Result<void> Map::join(Attachment& a) {
+  if (a.role == RINGBUF_PRODUCER) {
+    // Not `need`: its turns go on from holder to holder (proto/shm/room.cpp).
+    if (auto cleared = write_zeros(memory_.p.get(), a.slot * sizeof(ringbuf_slot) + offsetof(ringbuf_slot, lost),
+                                   sizeof(ringbuf_slot::lost));
+        !cleared)
+      return cleared;
+    a.event_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (!a.event_) return fail_errno("create an eventfd");
+  } else if (a.role == RINGBUF_CONSUMER) {
+    a.event_.reset(::epoll_create1(EPOLL_CLOEXEC));
+    if (!a.event_) return fail_errno("create an epoll descriptor");
+  }
+  for (const Attachment* other : attachments_) {
+    Result<void> connected;
+    if (a.role == RINGBUF_PRODUCER && other->role == RINGBUF_CONSUMER)
+      connected = connect_signal(other->event_.get(), a.event_.get());
+    if (a.role == RINGBUF_CONSUMER && other->role == RINGBUF_PRODUCER)
+      connected = connect_signal(a.event_.get(), other->event_.get());
+    if (!connected) return connected;
+  }
+  return {};
+}
+
+void Map::leave(Attachment& a) {
+  attachments_.erase(std::remove(attachments_.begin(), attachments_.end(), &a), attachments_.end());
+  // What follows tidies for others; that it fails (no memory behind a hole that a client has punched) is no reason to stay.
+  if (a.role == RINGBUF_PRODUCER) {
+    for (const Attachment* other : attachments_)
+      if (other->role == RINGBUF_CONSUMER && a.event_) disconnect_signal(other->event_.get(), a.event_.get());
+    slots_.reset(a.slot);
+    // The low half of `need`: the bytes waited for. The high half counts turns and stays.
+    (void)write_zeros(memory_.p.get(), a.slot * sizeof(ringbuf_slot) + offsetof(ringbuf_slot, need), sizeof(std::uint32_t));
+    if (count(RINGBUF_PRODUCER) == 0)
+      (void)write_zeros(memory_.p.get(), memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters),
+                        sizeof(ringbuf_producer_page::room_waiters));
+  } else if (a.role == RINGBUF_CONSUMER) {
+    // A copy of the epoll fd that the client keeps must not make the producers' signals dearer for ever.
+    for (const Attachment* other : attachments_)
+      if (other->role == RINGBUF_PRODUCER && a.event_) disconnect_signal(a.event_.get(), other->event_.get());
+    if (count(RINGBUF_CONSUMER) == 0)
+      (void)write_zeros(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting), sizeof(ringbuf_consumer_page::waiting));
+  }
+}
+
+Attachment::Attachment(std::shared_ptr<Map> m, unsigned r, unsigned s, const Holder& h, Charge charge)
+    : map(std::move(m)), role(r), slot(s), holder(h), charge_(std::move(charge)) {
+  map->attachments_.push_back(this);
+  if (slot) map->slots_.set(slot);
+}
+
+Attachment::~Attachment() {
+  map->leave(*this);
+}
+
+Result<std::vector<UniqueFd>> Attachment::descriptors() const {
+  std::vector<UniqueFd> fds;
+  const auto add = [&](Result<UniqueFd> fd) -> Result<void> {
+    if (!fd) return tl::unexpected(fd.error());
+    fds.push_back(std::move(*fd));
+    return {};
+  };
+  const shm::RingMemory& memory = map->memory_;
+  const auto c = role == RINGBUF_CONSUMER ? reopen_read_write : shm::reopen_read_only;
+  const auto p = role == RINGBUF_PRODUCER ? reopen_read_write : shm::reopen_read_only;
+  if (auto r = add(c(memory.c.get())); !r) return tl::unexpected(r.error());
+  if (auto r = add(p(memory.p.get())); !r) return tl::unexpected(r.error());
+  if (event_) {
+    UniqueFd copy(::fcntl(event_.get(), F_DUPFD_CLOEXEC, 0));
+    if (!copy) return fail_errno("copy a descriptor");
+    fds.push_back(std::move(copy));
+  }
+  return fds;
+}
+
+}  // namespace ringbuf::daemon

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+#include "daemon/session.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/error.hpp>
+#include <new>
+
+namespace ringbuf::daemon {
+
+using boost::asio::posix::descriptor_base;
+
+Session::Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, MapTable& table,
+                 std::function<void(Session*)> on_close)
+    : socket_(io),
+      client_{std::move(peer), false, {}, 0},
+      charge_(std::move(charge)),
+      table_(table),
+      on_close_(std::move(on_close)) {
+  socket_.assign(socket.get());
+  socket.release();
+  spdlog::debug("session opened: pid {}, uid {}, gid {}", client_.peer.pid, client_.peer.uid, client_.peer.gid);
+}
+
+void Session::close() {
+  if (!socket_.is_open()) return;
+  boost::system::error_code ignored;
+  socket_.close(ignored);
+  client_.attachments.clear();
+  spdlog::debug("session closed: pid {}, uid {}", client_.peer.pid, client_.peer.uid);
+}
+
+void Session::end() {
+  close();
+  if (auto on_close = std::exchange(on_close_, nullptr)) on_close(this);
+}
+
+// Whatever goes wrong in a handler ends this session and nothing else.
+template <class F>
+void Session::guarded(F&& f) noexcept {
+  try {
+    try {
+      f();
+    } catch (const std::exception& e) {
+      spdlog::error("session of pid {}, uid {} ended: {}", client_.peer.pid, client_.peer.uid, e.what());
+      end();
+    }
+  } catch (...) {  // not even that could be said
+    end();
+  }
+}
+
+void Session::read_next() {
+  socket_.async_wait(descriptor_base::wait_read, [weak = weak_from_this()](const boost::system::error_code& ec) {
+    const auto self = weak.lock();
+    if (self && !ec && self->socket_.is_open()) self->guarded([&] { self->on_readable(); });
+  });
+}
+
+void Session::on_readable() {
+  Frame frame;
+  std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
+  const auto received = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
+  if (received && !*received) return end();
+  if (received) return send(answer(frame));
+  if (const int err = received.error().err; err == EAGAIN)
+    return read_next();
+  else if (err != EMSGSIZE && err != EPROTO)
+    return end();  // the connection broke
+  // The frame is lost, but its header tells which request to answer.
+  ringbuf_wire_hdr hdr;
+  std::memcpy(&hdr, frame.buffer.data(), sizeof hdr);
+  if (received.error().err == EMSGSIZE)
+    return send(refusal(hdr, {EMSGSIZE, fmt::format("the message is longer than {} bytes", RINGBUF_WIRE_MAX), true}));
+  send(refusal(
+      hdr, {EPROTO,
+            fmt::format("the message carries more than {} descriptors, or the daemon has run out of them", RINGBUF_WIRE_MAX_FDS),
+            true}));
+}
+
+Session::Reply Session::answer(const Frame& frame) {
+  const auto message = wire::decode(frame.bytes());
+  if (!message) {
+    ringbuf_wire_hdr hdr{};
+    std::memcpy(&hdr, frame.buffer.data(), std::min(sizeof hdr, frame.size));
+    return refusal(hdr, {message.error().err, "the message is shorter than its header or a reserved field is not zero", true});
+  }
+  const ringbuf_wire_hdr& hdr = message->hdr;
+  // A child that inherited the connection is another process, with a life of its own.
+  if (!frame.sender || frame.sender->pid != client_.peer.pid)
+    return refusal(hdr, {EPERM, fmt::format("this session belongs to pid {}; open your own", client_.peer.pid), false});
+  try {
+    auto payload = handle(table_, client_, *message, frame.fds);
+    if (!payload) return refusal(hdr, payload.error());
+    spdlog::debug("{} of pid {} done", wire::command_name(hdr.cmd), client_.peer.pid);
+    return {wire::encode({hdr.cmd, 0, hdr.seq, 0, 0}, payload->body), std::move(payload->fds), false};
+  } catch (const std::bad_alloc&) {
+    return refusal(hdr, {ENOMEM, "the daemon has no memory left; try again", false});
+  }
+}
+
+Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why) {
+  const Peer& peer = client_.peer;
+  const char* command = wire::command_name(hdr.cmd);
+  if (why.fatal) {
+    spdlog::warn("pid {}, uid {} broke the protocol ({}), its session ends: {}", peer.pid, peer.uid, command, why.text);
+  } else if ((why.err == EDQUOT || why.err == ENOSPC) && !std::exchange(limit_logged_, true)) {
+    spdlog::warn("{} of pid {}, uid {} refused: {} (told once a session)", command, peer.pid, peer.uid, why.text);
+  } else {
+    spdlog::debug("{} of pid {}, uid {} refused: {}", command, peer.pid, peer.uid, why.text);
+  }
+  return {wire::encode_error({hdr.cmd, 0, hdr.seq, 0, 0}, why.err, why.text), {}, why.fatal};
+}
+
+void Session::send(Reply reply) {
+  std::vector<int> fds;
+  for (const UniqueFd& fd : reply.fds) fds.push_back(fd.get());
+  const auto sent = send_frame(socket_.native_handle(), reply.frame, fds, MSG_DONTWAIT);
+  if (sent) return reply.last ? end() : read_next();
+  if (sent.error().err != EAGAIN || reply.last) {
+    if (sent.error().err != EPIPE && sent.error().err != ECONNRESET && !reply.last)
+      spdlog::warn("cannot answer pid {}, uid {}, its session ends: {}", client_.peer.pid, client_.peer.uid,
+                   std::strerror(sent.error().err));
+    return end();
+  }
+  auto kept = std::make_shared<Reply>(std::move(reply));  // handlers have to be copyable
+  socket_.async_wait(descriptor_base::wait_write, [weak = weak_from_this(), kept](const boost::system::error_code& ec) {
+    const auto self = weak.lock();
+    if (self && !ec && self->socket_.is_open()) self->guarded([&] { self->send(std::move(*kept)); });
+  });
+}
+
+}  // namespace ringbuf::daemon

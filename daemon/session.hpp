@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// One client's connection: a request is read, answered, and only then the next one is read. At most one reply waits for a client
+// that does not read; such a client costs nobody else anything.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "base/seqpacket.hpp"
+#include "daemon/handlers.hpp"
+
+namespace ringbuf::daemon {
+
+class Session : public std::enable_shared_from_this<Session> {
+ public:
+  // `on_close` is called once, when the session has ended by itself. Throws what Asio throws.
+  Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, MapTable& table,
+          std::function<void(Session*)> on_close);
+  Session(const Session&) = delete;
+
+  void read_next();
+  void close();  // detaches everything; idempotent; does not call on_close
+
+ private:
+  struct Reply {
+    std::vector<std::byte> frame;
+    std::vector<UniqueFd> fds;
+    bool last = false;  // the session ends when it is sent
+  };
+
+  void on_readable();
+  Reply answer(const Frame& frame);
+  Reply refusal(const ringbuf_wire_hdr& hdr, const Refusal& why);
+  void send(Reply reply);
+  void end();
+  template <class F>
+  void guarded(F&& f) noexcept;
+
+  boost::asio::posix::stream_descriptor socket_;
+  Client client_;
+  Charge charge_;
+  MapTable& table_;
+  std::function<void(Session*)> on_close_;
+  bool limit_logged_ = false;
+};
+
+}  // namespace ringbuf::daemon
