@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// The command line: bpftool's grammar, `ringbufctl [OPTIONS] map COMMAND`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "result.hpp"
+
+namespace ringbufctl {
+
+enum class Verb { kShow, kCreate, kOutput, kConsume, kDump, kPin, kUnpin, kVersion, kHelp, kComplete };
+
+enum class Format { kText, kHex, kJson, kRaw };
+
+struct Globals {
+  std::string socket;  // empty: the library's default
+  bool json = false;
+  bool pretty = false;
+};
+
+// MAP := { id N | name S | pinned PATH | PATH }
+struct MapName {
+  enum class Kind { kId, kName, kPinned } kind = Kind::kId;
+  uint32_t id = 0;
+  std::string text;  // the name or the path
+};
+
+struct CreateOptions {
+  uint32_t max_entries = 0;
+  std::string name;
+  uint32_t mode = 0;
+  bool single_producer = false;
+  std::optional<uint32_t> numa_node;
+};
+
+struct OutputOptions {
+  bool nul = false;
+  bool whole = false;
+  bool no_wait = false;
+};
+
+struct ConsumeOptions {
+  bool follow = false;
+  std::optional<uint64_t> count;
+};
+
+// What the person asked for; only the fields of `verb` mean something.
+struct Invocation {
+  Verb verb = Verb::kHelp;
+  std::optional<MapName> map;
+  std::string path;  // create, pin, unpin
+  CreateOptions create;
+  OutputOptions output;
+  ConsumeOptions consume;
+  std::optional<Format> format;    // consume, dump
+  std::string help;                // help: the text
+  std::vector<std::string> words;  // complete: the words typed so far
+};
+
+// `globals` is filled in as far as possible even on failure, so that the error can be shown as it was asked for.
+Result<Invocation> parse_command_line(std::span<char*> args, Globals& globals);
+
+// The options and the commands that may stand after `words`, for shell completion.
+std::vector<std::string> known_words(const std::vector<std::string>& words);
+
+}  // namespace ringbufctl

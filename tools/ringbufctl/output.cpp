@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT
+#include "output.hpp"
+
+#include <string.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace ringbufctl {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Names and comms come from others: bytes that are not UTF-8 are replaced, never an exception.
+std::string text_of(const Json& json, bool pretty) {
+  return json.dump(pretty ? 4 : -1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string line_of(const Json& json, bool pretty) {
+  return text_of(json, pretty) + "\n";
+}
+
+std::string format_mode(uint32_t mode) {
+  char buf[16];
+  std::snprintf(buf, sizeof(buf), "%04o", mode);
+  return buf;
+}
+
+const char* role_name(uint32_t role) {
+  switch (role) {
+    case RINGBUF_PRODUCER:
+      return "producer";
+    case RINGBUF_CONSUMER:
+      return "consumer";
+    case RINGBUF_OBSERVER:
+      return "observer";
+    default:
+      return "unknown";
+  }
+}
+
+std::string type_name(uint32_t type) {
+  return type == RINGBUF_MAP_TYPE_RINGBUF ? "ringbuf" : "type " + std::to_string(type);
+}
+
+uint64_t avail_data(const ringbuf_stats& stats) {
+  return stats.producer_pos - stats.consumer_pos;
+}
+
+std::string number(uint64_t value) {
+  return std::to_string(value);
+}
+
+// RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
+bool is_utf8(std::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const size_t length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    if (length == 0 || text.size() - i < length) return false;
+    for (size_t k = 1; k < length; k++) {
+      const auto byte = static_cast<unsigned char>(text[i + k]);
+      unsigned char low = 0x80, high = 0xbf;
+      if (k == 1 && lead == 0xe0) low = 0xa0;
+      if (k == 1 && lead == 0xed) high = 0x9f;
+      if (k == 1 && lead == 0xf0) low = 0x90;
+      if (k == 1 && lead == 0xf4) high = 0x8f;
+      if (byte < low || byte > high) return false;
+    }
+    i += length;
+  }
+  return true;
+}
+
+void append_hex(std::string& out, std::string_view data, const char* separator) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  for (size_t i = 0; i < data.size(); i++) {
+    const auto byte = static_cast<unsigned char>(data[i]);
+    if (i) out += separator;
+    out += kDigits[byte >> 4];
+    out += kDigits[byte & 15];
+  }
+}
+
+// For the eye: control characters and bytes above ASCII that are not UTF-8 cannot disturb a terminal.
+void append_escaped(std::string& out, std::string_view data) {
+  const bool utf8 = is_utf8(data);
+  for (const char c : data) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else if (c == '\\') {
+      out += "\\\\";
+    } else if (byte < 0x20 || byte == 0x7f || (byte >= 0x80 && !utf8)) {
+      out += "\\x";
+      append_hex(out, std::string_view(&c, 1), "");
+    } else {
+      out += c;
+    }
+  }
+}
+
+void add_data(Json& json, std::string_view data) {
+  if (is_utf8(data)) {
+    json["data"] = data;
+  } else {
+    std::string hex;
+    append_hex(hex, data, " ");
+    json["hex"] = hex;
+  }
+}
+
+Json json_of(const MapState& map) {
+  const ringbuf_map_info& info = map.info;
+  Json json = {{"id", info.id}, {"type", type_name(info.type)}};
+  if (info.name[0]) json["name"] = info.name;
+  json["flags"] = info.map_flags;
+  json["bytes_key"] = info.key_size;
+  json["bytes_value"] = info.value_size;
+  json["max_entries"] = info.max_entries;
+  json["bytes_memlock"] = info.bytes_memlock;
+  json["frozen"] = 0;
+  json["pinned"] = map.pins;
+  json["pids"] = Json::array();
+  for (const User& user : map.users) {
+    json["pids"].push_back({{"pid", user.pid}, {"comm", user.comm}, {"role", role_name(user.role)}});
+  }
+  json["uid"] = info.uid;
+  json["gid"] = info.gid;
+  json["mode"] = format_mode(info.mode);
+  json["ring_flags"] = info.ring_flags;
+  if (!map.stats) return json;
+  const ringbuf_stats& stats = *map.stats;
+  json["consumer_pos"] = stats.consumer_pos;
+  json["producer_pos"] = stats.producer_pos;
+  json["pending_pos"] = stats.pending_pos;
+  json["avail_data"] = avail_data(stats);
+  json["waiting"] = stats.waiting;
+  json["records"] = stats.records;
+  json["bytes"] = stats.bytes;
+  json["wakeups"] = stats.wakeups;
+  json["lost"] = {{"full", stats.lost[RINGBUF_LOST_FULL]},
+                  {"too_big", stats.lost[RINGBUF_LOST_TOO_BIG]},
+                  {"busy", stats.lost[RINGBUF_LOST_BUSY]},
+                  {"lock", stats.lost[RINGBUF_LOST_LOCK]}};
+  return json;
+}
+
+Json json_of(const Failure& failure) {
+  Json json = {{"error", failure.sentence}};
+  if (const char* name = strerrorname_np(failure.err)) json["errno"] = name;
+  return json;
+}
+
+}  // namespace
+
+std::string map_plain(const MapState& map) {
+  const ringbuf_map_info& info = map.info;
+  char flags[16];
+  std::snprintf(flags, sizeof(flags), "0x%x", info.map_flags);
+  std::string out = number(info.id) + ": " + type_name(info.type);
+  if (info.name[0]) out += std::string("  name ") + info.name;
+  out += std::string("  flags ") + flags + "\n\tkey " + number(info.key_size) + "B  value " + number(info.value_size) +
+         "B  max_entries " + number(info.max_entries) + "  memlock " + number(info.bytes_memlock) + "B\n\tuid " +
+         number(info.uid) + "  gid " + number(info.gid) + "  mode " + format_mode(info.mode);
+  if (info.ring_flags & RINGBUF_F_SINGLE_PRODUCER) out += "  single_producer";
+  out += "\n";
+  for (const std::string& path : map.pins) out += "\tpinned " + path + "\n";
+  for (size_t i = 0; i < map.users.size(); i++) {
+    const User& user = map.users[i];
+    out += (i ? ", " : "\tpids ") + user.comm + "(" + number(user.pid) + ") " + role_name(user.role);
+  }
+  if (!map.users.empty()) out += "\n";
+  if (!map.stats) return out;
+  const ringbuf_stats& stats = *map.stats;
+  return out + "\tconsumer_pos " + number(stats.consumer_pos) + "  producer_pos " + number(stats.producer_pos) +
+         "  pending_pos " + number(stats.pending_pos) + "  avail_data " + number(avail_data(stats)) + "  waiting " +
+         number(stats.waiting) + "\n\trecords " + number(stats.records) + "  bytes " + number(stats.bytes) + "  wakeups " +
+         number(stats.wakeups) + "\n\tlost full " + number(stats.lost[RINGBUF_LOST_FULL]) + "  too_big " +
+         number(stats.lost[RINGBUF_LOST_TOO_BIG]) + "  busy " + number(stats.lost[RINGBUF_LOST_BUSY]) + "  lock " +
+         number(stats.lost[RINGBUF_LOST_LOCK]) + "\n";
+}
+
+std::string map_json(const MapState& map, bool pretty) {
+  return line_of(json_of(map), pretty);
+}
+
+std::string maps_json(const std::vector<MapState>& maps, bool pretty) {
+  Json json = Json::array();
+  for (const MapState& map : maps) json.push_back(json_of(map));
+  return line_of(json, pretty);
+}
+
+std::string created_json(const ringbuf_map_info& info, const std::string& path, bool pretty) {
+  return line_of({{"id", info.id}, {"name", info.name}, {"pinned", {path}}}, pretty);
+}
+
+std::string null_json() {
+  return "null\n";
+}
+
+std::string version_plain() {
+  return std::string("ringbufctl v") + RINGBUF_VERSION_STRING + "\nusing libringbuf v" + ringbuf_version() + "\n";
+}
+
+std::string version_json(bool pretty) {
+  return line_of({{"version", RINGBUF_VERSION_STRING}, {"libringbuf_version", ringbuf_version()}}, pretty);
+}
+
+std::string failure_json(const Failure& failure, bool pretty) {
+  return line_of(json_of(failure), pretty);
+}
+
+std::string summary_plain(const SendSummary& summary) {
+  return "sent " + number(summary.records) + " records, " + number(summary.bytes) + " bytes; dropped " + number(summary.dropped) +
+         "\n";
+}
+
+std::string summary_json(const SendSummary& summary, const Failure* failure, bool pretty) {
+  Json json = {{"sent", summary.records}, {"bytes", summary.bytes}, {"dropped", summary.dropped}};
+  if (failure) json.update(json_of(*failure));
+  return line_of(json, pretty);
+}
+
+void append_record(std::string& out, Format format, std::string_view data) {
+  switch (format) {
+    case Format::kText:
+      out.append(data);
+      break;
+    case Format::kHex:
+      append_hex(out, data, " ");
+      break;
+    case Format::kJson: {
+      Json json = {{"size", data.size()}};
+      add_data(json, data);
+      out += text_of(json, false);
+      break;
+    }
+    case Format::kRaw:
+      out.append(data);
+      return;
+  }
+  out += '\n';
+}
+
+void append_dump_record(std::string& out, Format format, const DumpRecord& record) {
+  if (format == Format::kJson) {
+    out += dump_record_json(record, false) + "\n";
+    return;
+  }
+  if (format == Format::kRaw) {  // what a consumer would get
+    if (record.flags == 0) out.append(record.data);
+    return;
+  }
+  out += "pos " + number(record.pos) + "  size " + number(record.size) + "  slot " + number(record.slot);
+  if (record.flags & RINGBUF_BUSY_BIT) out += "  BUSY";
+  if (record.flags & RINGBUF_DISCARD_BIT) out += "  DISCARD";
+  if (!(record.flags & RINGBUF_BUSY_BIT)) {
+    out += "  data ";
+    if (format == Format::kHex) {
+      append_hex(out, record.data, " ");
+    } else {
+      append_escaped(out, record.data);
+    }
+  }
+  out += '\n';
+}
+
+std::string dump_record_json(const DumpRecord& record, bool pretty) {
+  Json json = {{"pos", record.pos}, {"size", record.size}, {"slot", record.slot}, {"flags", Json::array()}};
+  if (record.flags & RINGBUF_BUSY_BIT) json["flags"].push_back("BUSY");
+  if (record.flags & RINGBUF_DISCARD_BIT) json["flags"].push_back("DISCARD");
+  if (!(record.flags & RINGBUF_BUSY_BIT)) add_data(json, record.data);
+  return text_of(json, pretty);
+}
+
+}  // namespace ringbufctl
