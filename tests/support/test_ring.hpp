@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+// A ring without a daemon, composed as the daemon composes one: two memfds, an eventfd a producer, an epoll descriptor a consumer.
+#pragma once
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "base/mapping.hpp"
+#include "base/unique_fd.hpp"
+#include "ringbuf/shm/consumer.hpp"
+#include "ringbuf/shm/producer.hpp"
+#include "shm/create.hpp"
+
+namespace ringbuf::test {
+
+// For what must work before a test can begin.
+inline void require(bool ok, const char* what) {
+  if (ok) return;
+  std::perror(what);
+  std::abort();
+}
+
+// Readable now? Does not take the edge away, as epoll_wait would.
+inline bool readable(int fd) {
+  pollfd p{fd, POLLIN, 0};
+  return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
+}
+
+class TestRing {
+ public:
+  static constexpr std::uint32_t kMapType = 27;  // BPF_MAP_TYPE_RINGBUF
+
+  explicit TestRing(std::uint32_t max_entries = 4096, std::uint32_t producers = 1, std::uint32_t ring_flags = 0)
+      : room_told_(RINGBUF_SLOT_COUNT) {
+    shm::RingSpec spec;
+    spec.max_entries = max_entries;
+    spec.map_type = kMapType;
+    spec.ring_flags = ring_flags;
+    ring_flags_ = ring_flags;
+    auto memory = shm::create_ring(spec);
+    require(memory.has_value(), "create_ring");
+    memory_ = std::move(*memory);
+    mapping_ = map(Mapping::Access::ReadWrite, Mapping::Access::ReadWrite);
+    for (std::uint32_t i = 0; i < producers; ++i) {
+      signals_.emplace_back(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+      require(bool(signals_.back()), "eventfd");
+    }
+    ring().raise_slot_limit(producers + 1);
+    wait_ = make_wait();
+  }
+
+  const shm::RingMemory& memory() const { return memory_; }
+  // Another view of the same memory, as another process would have.
+  Mapping map(Mapping::Access c, Mapping::Access p) const {
+    auto m = Mapping::map_ring(memory_.c.get(), memory_.p.get(), memory_.layout, c, p);
+    require(m.has_value(), "map_ring");
+    return std::move(*m);
+  }
+
+  // Threads share one mapping: only so does ThreadSanitizer see that two of them touch the same bytes.
+  ringbuf_view producer_view(std::uint32_t slot = 1) const { return producer_view(mapping_, slot); }
+  ringbuf_view producer_view(const Mapping& m, std::uint32_t slot) const {
+    ringbuf_view v = m.view();
+    v.ring_flags = ring_flags_;
+    v.slot = slot;
+    v.signal_fd = signals_.at(slot - 1).get();
+    return v;
+  }
+  ringbuf_view consumer_view() { return consumer_view(mapping_); }
+  ringbuf_view consumer_view(const Mapping& m) {
+    ringbuf_view v = m.view();
+    v.ring_flags = ring_flags_;
+    v.room_told = room_told_.data();
+    return v;
+  }
+  shm::Producer producer(std::uint32_t slot = 1) const { return shm::Producer(producer_view(slot)); }
+  shm::Consumer consumer() { return shm::Consumer(consumer_view()); }
+  shm::Ring ring() const { return shm::Ring(mapping_.view()); }
+
+  // The raw words, for tests that forge them while nobody else runs.
+  ringbuf_consumer_page& consumer_page() const { return *mapping_.view().consumer_page; }
+  ringbuf_producer_page& producer_page() const { return *mapping_.view().producer_page; }
+  ringbuf_slot& slot(std::uint32_t n) const { return mapping_.view().slots[n]; }
+  unsigned char* data() const { return mapping_.view().data; }
+  ringbuf_record_header& header(std::uint64_t pos) const {
+    return *reinterpret_cast<ringbuf_record_header*>(data() + shm::offset(pos, mapping_.view().mask));
+  }
+
+  // What the daemon hands to one consumer: an epoll descriptor that holds every producer's eventfd, edge-triggered.
+  UniqueFd make_wait() const {
+    UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+    require(bool(epoll), "epoll_create1");
+    for (const auto& signal : signals_) {
+      epoll_event e{};
+      e.events = EPOLLIN | EPOLLET;
+      require(::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, signal.get(), &e) == 0, "epoll_ctl");
+    }
+    return epoll;
+  }
+  int wait_fd() const { return wait_.get(); }
+  int signal_fd(std::uint32_t slot = 1) const { return signals_.at(slot - 1).get(); }
+  // How often this producer has written its eventfd since the last call.
+  std::uint64_t take_signals(std::uint32_t slot = 1) const {
+    std::uint64_t n = 0;
+    return ::read(signal_fd(slot), &n, sizeof n) == sizeof n ? n : 0;
+  }
+
+ private:
+  std::uint32_t ring_flags_ = 0;
+  shm::RingMemory memory_;
+  Mapping mapping_;
+  std::vector<UniqueFd> signals_;
+  UniqueFd wait_;
+  std::vector<std::uint64_t> room_told_;
+};
+
+}  // namespace ringbuf::test

@@ -1,0 +1,569 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# ringbufctl_test.sh RINGBUFCTL RINGBUFD NAME: runs test_NAME against a private daemon. Waits only by blocking.
+set -euo pipefail
+export LC_ALL=C
+ctl=$1
+ringbufd=$2
+
+die() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+dir=$(mktemp -d)
+daemon=0
+cleanup() {
+  [[ $daemon -eq 0 ]] || kill "$daemon" 2>/dev/null || true
+  wait
+  rm -rf "$dir"
+}
+trap cleanup EXIT
+cd "$dir"
+export RINGBUFD_SOCKET="$dir/s"
+
+start_daemon() {
+  exec 3< <(exec "$ringbufd" --socket "$dir/s" 2>&1)
+  daemon=$!
+  local line=""
+  while [[ $line != *ready* ]]; do
+    read -r line <&3 || die "ringbufd ended: $line"
+  done
+  cat <&3 >daemon.log &
+}
+
+# run CODE ARGS...: runs ringbufctl; its output is in `out` and `err`, its exit code must be CODE.
+run() {
+  local expected=$1 code=0
+  shift
+  "$ctl" "$@" >out 2>err || code=$?
+  [[ $code -eq $expected ]] || die "'ringbufctl $*' ended with $code, not $expected: $(cat out err)"
+}
+
+# same WHAT EXPECTED: compares a file with a text.
+same() { diff -u <(printf '%s' "$2") "$1" >&2 || die "$1 is not as expected"; }
+
+# error SENTENCE: the last run said this and nothing else.
+error() {
+  same err "Error: $1"$'\n'
+  same out ""
+}
+
+# json FILTER EXPECTED: the last run's output, through jq.
+json() {
+  local got
+  got=$(jq -c "$1" out) || die "not JSON: $(cat out)"
+  [[ $got == "$2" ]] || die "$1 is $got, not $2"
+}
+
+# Ends when a consumer of /m is asleep.
+until_asleep() { until [[ $("$ctl" -j map show /m | jq .waiting) -gt 0 ]]; do kill -0 "$1" || die "the consumer ended"; done; }
+
+test_version_and_help_need_no_daemon() {
+  run 0 version
+  grep -q '^ringbufctl v[0-9]' out
+  grep -q '^using libringbuf v[0-9]' out
+  run 0 -V
+  grep -q '^ringbufctl v' out
+  run 0 -j version
+  json '.version == .libringbuf_version' true
+  run 0 help
+  cp out help
+  run 0 map help
+  cmp help out
+  run 0 --help
+  cmp help out
+  for verb in show list create output consume dump pin unpin; do
+    grep -q "^  $verb " help || die "help does not know $verb"
+    run 0 map "$verb" --help
+    grep -q "^Usage: ringbufctl \[OPTIONS\] map $verb" out || die "no usage of $verb"
+    grep -q -- --socket out
+  done
+}
+
+test_usage_errors() {
+  run 2
+  error "no command given: use 'ringbufctl map COMMAND'; see 'ringbufctl help'"
+  run 2 --foo
+  error "unknown option '--foo'; see 'ringbufctl help'"
+  run 2 prog show
+  error "unknown object 'prog': use one of map, version, help; see 'ringbufctl help'"
+  run 2 map delete
+  error "unknown command 'delete': use one of show, list, create, output, consume, dump, pin, unpin, help; see 'ringbufctl help'"
+  run 2 map c
+  error "command 'c' is ambiguous: it may mean create, consume; see 'ringbufctl help'"
+  run 2 map show id
+  error "'id' needs a value after it; see 'ringbufctl map show --help'"
+  run 2 map show id x1
+  error "'x1' is not a map id; see 'ringbufctl map show --help'"
+  run 2 map show tag 1
+  error "unknown kind of map name 'tag': use one of id, name, pinned; see 'ringbufctl help'"
+  run 2 map show id 1 id 2
+  error "'id' is one word too many; see 'ringbufctl map show --help'"
+  run 2 map output
+  error "no map given: use 'id N', 'name NAME' or 'pinned PATH'; see 'ringbufctl map output --help'"
+  run 2 map unpin
+  error "no path given: use one such as /events; see 'ringbufctl map unpin --help'"
+  run 2 map create /a
+  error "--size is required; see 'ringbufctl map create --help'"
+  for size in 1Q 4G 5G 99999999999 -1 K ""; do
+    run 2 map create /a --size "$size"
+    error "--size: '$size' is not a size: give bytes below 4G, such as 65536, 64K or 1M; see 'ringbufctl map create --help'"
+  done
+  for mode in 999 0777 1000 rw 0; do
+    run 2 map create /a --size 4K --mode "$mode"
+    error "--mode: '$mode' is not an octal mode of r and w bits, such as 0660; see 'ringbufctl map create --help'"
+  done
+  run 2 map create /events-2 --size 4K
+  error "'events-2' cannot be a map's name: give one of at most 15 characters of [A-Za-z0-9_.] with --name"
+  run 2 map consume /a --count many
+  error "--count: 'many' is not a number, or is too large; see 'ringbufctl map consume --help'"
+  run 2 map dump /a --format xml
+  error "--format: 'xml' is not a format: use text, hex, json or raw; see 'ringbufctl map dump --help'"
+  run 2 map output /a --nul --whole
+  grep -q '^Error: .*excludes' err
+  run 2 map create --json
+  json . '{"error":"--size is required; see '"'ringbufctl map create --help'"'","errno":"EINVAL"}'
+}
+
+test_daemon_not_reachable() {
+  local hint="start it with 'ringbufd --socket $dir/s' or name another with --socket"
+  run 3 map list
+  error "no ringbufd at $dir/s: No such file or directory; $hint"
+  run 3 -j map list
+  json . "{\"error\":\"no ringbufd at $dir/s: No such file or directory; $hint\",\"errno\":\"ENOENT\"}"
+  start_daemon
+  ln s gone
+  kill "$daemon"
+  wait "$daemon" || true
+  mv gone s
+  run 3 map list
+  error "no ringbufd at $dir/s: Connection refused; $hint"
+  for verb in "create /a --size 4K" "output /a" "consume /a" "dump /a" "pin id 1 /b" "unpin /a"; do
+    # shellcheck disable=SC2086
+    run 3 map $verb --socket "$dir/other" </dev/null
+    grep -q "^Error: no ringbufd at $dir/other: " err
+  done
+}
+
+test_show_plain_is_bpftools_two_lines_and_ours() {
+  start_daemon
+  run 0 map list
+  same out ""
+  run 0 map create /m --size 64K --mode 0640
+  run 0 map create /app/other --name o.1 --size 4096 --single-producer
+  run 0 map pin name m /app/m
+  same out ""
+  local page memlock
+  page=$(getconf PAGE_SIZE)
+  memlock=$((page + 65536 + page + 65536)) # consumer page; slots, producer page, data
+  local first
+  first="1: ringbuf  name m  flags 0x0
+	key 0B  value 0B  max_entries 65536  memlock ${memlock}B
+	uid $(id -u)  gid $(id -g)  mode 0640
+	pinned /app/m
+	pinned /m
+	consumer_pos 0  producer_pos 0  pending_pos 0  avail_data 0  waiting 0
+	records 0  bytes 0  wakeups 0
+	lost full 0  too_big 0  busy 0  lock 0
+"
+  for map in "id 1" "i 1" "name m" "pinned /m" "/app/m"; do
+    # shellcheck disable=SC2086
+    run 0 map show $map
+    same out "$first"
+  done
+  for command in show list sh l ""; do
+    # shellcheck disable=SC2086
+    run 0 map $command
+    head -n 8 out >first
+    same first "$first"
+    tail -n +9 out >second
+    grep -q '^2: ringbuf  name o.1  flags 0x0$' second
+    grep -q "mode 0600  single_producer$" second
+  done
+}
+
+test_show_json_has_bpftools_keys() {
+  start_daemon
+  run 0 -j map list
+  same out $'[]\n'
+  run 0 -j map create /m --size 1M --mode 660
+  json . '{"id":1,"name":"m","pinned":["/m"]}'
+  printf 'one\ntwo\n' | "$ctl" map output /m 2>err
+  run 0 -j map show id 1
+  json '[keys_unsorted[]] | join(" ")' '"id type name flags bytes_key bytes_value max_entries bytes_memlock frozen pinned pids uid gid mode ring_flags consumer_pos producer_pos pending_pos avail_data waiting records bytes wakeups lost"'
+  json '[.id, .type, .name, .flags, .bytes_key, .bytes_value, .max_entries, .frozen, .pinned, .pids, .mode]' \
+    '[1,"ringbuf","m",0,0,0,1048576,0,["/m"],[],"0660"]'
+  json '[.consumer_pos, .producer_pos, .avail_data, .records, .lost]' \
+    '[0,32,32,0,{"full":0,"too_big":0,"busy":0,"lock":0}]'
+  [[ $(wc -l <out) -eq 1 ]] || die "--json is one line"
+  cp out compact
+  run 0 --pretty map show id 1
+  [[ $(wc -l <out) -gt 10 ]] || die "--pretty is many lines"
+  cmp <(jq -c . compact) <(jq -c . out)
+  run 0 map list -j
+  json '[length, .[0].id]' '[1,1]'
+  run 0 -j map pin id 1 /n
+  json . null
+  run 0 -j map unpin /n
+  json . null
+}
+
+test_show_names_who_uses_a_map() {
+  start_daemon
+  run 0 map create /m --size 4K
+  "$ctl" map consume /m --follow >received &
+  local consumer=$!
+  until_asleep "$consumer"
+  run 0 -j map show /m
+  json .pids "[{\"pid\":$consumer,\"comm\":\"ringbufctl\",\"role\":\"consumer\"}]"
+  json .waiting 1
+  run 0 map show /m
+  grep -q "^	pids ringbufctl($consumer) consumer\$" out
+  run 1 map consume /m
+  grep -q "^Error: .*pid $consumer" err || die "EBUSY does not name the holder: $(cat err)"
+  kill "$consumer"
+  wait "$consumer"
+}
+
+test_errors_of_the_daemon() {
+  start_daemon
+  run 0 map create /m --size 4K
+  run 1 map create /m --size 4K
+  grep -q '^Error: .*/m.*pinned' err
+  run 0 -j map list
+  json length 1 # nothing is left behind of the map that could not be pinned
+  run 1 map create /n --size 5000
+  grep -q '^Error: .*5000.*8192' err
+  run 1 -j map create /n --size 5000
+  json '[has("error"), .errno]' '[true,"EINVAL"]'
+  run 1 map create n --size 4K
+  grep -q '^Error: .*path' err
+  for map in "id 99" "name nobody" "pinned /nobody"; do
+    for command in show output consume dump; do
+      # shellcheck disable=SC2086
+      run 1 map $command $map </dev/null
+      [[ $(wc -l <err) -eq 1 ]] || die "not one sentence: $(cat err)"
+      grep -q "^Error: .*'ringbufctl map list' shows those there are$" err
+    done
+    # shellcheck disable=SC2086
+    run 1 -j map show $map
+    json .errno '"ENOENT"'
+  done
+  run 1 map unpin /nobody
+  grep -q '^Error: .*/nobody' err
+  run 1 map pin /m /m
+  grep -q '^Error: .*/m' err
+  run 0 map create /two --name m --size 4K
+  run 1 map show name m
+  grep -q '^Error: .*m' err
+  run 1 -j map show name m
+  json .errno '"ENOTUNIQ"'
+}
+
+test_pin_and_unpin() {
+  start_daemon
+  run 0 map create /m --size 4K
+  run 0 map pin id 1 /a/b
+  run 0 map unpin /m
+  run 0 -j map show pinned /a/b
+  json .pinned '["/a/b"]'
+  run 0 map unpin pinned /a/b
+  run 0 -j map list
+  json . '[]'
+}
+
+test_output_splits_lines() {
+  start_daemon
+  run 0 map create /m --size 64K
+  printf 'a\n\nwith\ttab \r\nbytes \001\377\000.\nlast' >in
+  run 0 map output /m <in
+  same out ""
+  same err $'sent 5 records, 25 bytes; dropped 0\n'
+  run 0 map consume /m
+  cmp out <(cat in && echo)
+  run 0 map output /m </dev/null
+  same err $'sent 0 records, 0 bytes; dropped 0\n'
+  printf 'x\n' >in
+  run 0 -j map output /m <in
+  json . '{"sent":1,"bytes":1,"dropped":0}'
+  same err ""
+}
+
+test_output_nul_and_whole() {
+  start_daemon
+  run 0 map create /m --size 64K
+  printf 'a\nb\0\0c' >in
+  run 0 map output /m --nul <in
+  same err $'sent 3 records, 4 bytes; dropped 0\n'
+  run 0 map output /m --whole <in
+  same err $'sent 1 records, 6 bytes; dropped 0\n'
+  run 0 map output /m --whole </dev/null
+  same err $'sent 1 records, 0 bytes; dropped 0\n'
+  run 0 map consume /m --format hex
+  same out $'61 0a 62\n\n63\n61 0a 62 00 00 63\n\n'
+}
+
+test_output_drops_with_no_wait() {
+  start_daemon
+  run 0 map create /m --size 4K
+  seq 10000 10999 >in
+  run 0 map output /m --no-wait <in
+  same err $'sent 255 records, 1275 bytes; dropped 745\n' # 16 bytes each, 8 stay free
+  run 0 -j map show /m
+  json '[.lost.full, .avail_data]' '[745,4080]'
+  run 0 map consume /m
+  cmp out <(head -n 255 in)
+}
+
+test_output_reports_a_record_that_never_fits() {
+  start_daemon
+  run 0 map create /m --size 4K
+  head -c 4080 /dev/zero >in
+  run 0 map output /m --whole <in
+  run 0 map consume /m --format raw
+  cmp out in
+  { echo a && head -c 4081 /dev/zero | tr '\0' x && echo && head -c 1000000 /dev/zero | tr '\0' y && echo && echo b; } >in
+  run 1 map output /m <in
+  same err "Error: record 2 has 4081 bytes, but this ring takes at most 4080 in one; it and others like it are dropped: use a map of a larger --size
+sent 2 records, 2 bytes; dropped 2
+"
+  run 1 -j map output /m <in
+  json '[.sent, .bytes, .dropped, .errno]' '[2,2,2,"E2BIG"]'
+  run 0 -j map show /m
+  json .lost.too_big 4
+  run 0 map consume /m
+  same out $'a\nb\na\nb\n'
+}
+
+test_output_waits_for_room() {
+  start_daemon
+  run 0 map create /m --size 4K
+  seq 20000 >in
+  "$ctl" map consume /m --count 20000 >received &
+  local consumer=$!
+  run 0 map output /m <in
+  wait "$consumer"
+  cmp in received
+  run 0 -j map show /m
+  json '[.records, .bytes, .lost.full]' "[20000,$(($(wc -c <in) - 20000)),0]"
+}
+
+test_output_ends_on_sigint_with_its_summary() {
+  start_daemon
+  run 0 map create /m --size 4K
+  seq 10000 10999 >in
+  # Nobody consumes: it fills the ring and waits.
+  bash -c 'trap - INT; exec "$@"' _ "$ctl" map output /m <in 2>err &
+  local producer=$!
+  until [[ $("$ctl" -j map show /m | jq .avail_data) -eq 4080 ]]; do kill -0 "$producer" || die "it ended"; done
+  kill -INT "$producer"
+  local code=0
+  wait "$producer" || code=$?
+  [[ $code -eq 1 ]] || die "ended with $code"
+  grep -q '^sent 255 records, 1275 bytes; dropped 745$' err || die "$(cat err)"
+  grep -q '^Error: stopped by a signal' err || die "$(cat err)"
+  # One that waits for standard input has lost nothing.
+  run 0 map consume /m
+  mkfifo fifo
+  "$ctl" map output /m <fifo 2>err &
+  producer=$!
+  exec 4>fifo
+  echo hello >&4
+  "$ctl" map consume /m --count 1 >out
+  same out $'hello\n'
+  kill -TERM "$producer"
+  wait "$producer" || die "ended with $?"
+  same err $'sent 1 records, 5 bytes; dropped 0\n'
+}
+
+test_consume_formats() {
+  start_daemon
+  run 0 map create /m --size 64K
+  printf 'plain\0\0caf\303\251 "\\"\0\377\001' >in
+  local format
+  for format in text hex json raw; do
+    run 0 map output /m --nul <in
+    run 0 map consume /m --format "$format"
+    mv out "$format"
+  done
+  same text $'plain\n\ncaf\303\251 "\\"\n\377\001\n'
+  same hex $'70 6c 61 69 6e\n\n63 61 66 c3 a9 20 22 5c 22\nff 01\n'
+  same json $'{"size":5,"data":"plain"}\n{"size":0,"data":""}\n{"size":9,"data":"caf\303\251 \\"\\\\\\""}\n{"size":2,"hex":"ff 01"}\n'
+  same raw $'plaincaf\303\251 "\\"\377\001'
+  run 0 map output /m --nul <in
+  run 0 -j map consume /m
+  cmp out json
+  run 0 map consume /m # it is empty
+  same out ""
+}
+
+test_consume_count_is_exact_and_waits() {
+  start_daemon
+  run 0 map create /m --size 64K
+  seq 10 >in
+  run 0 map output /m <in
+  run 0 map consume /m --count 0
+  same out ""
+  run 0 map consume /m --count 4
+  same out $'1\n2\n3\n4\n'
+  "$ctl" map consume /m --count 8 >received &
+  local consumer=$!
+  until_asleep "$consumer"
+  run 0 map output /m <in
+  wait "$consumer"
+  same received $'5\n6\n7\n8\n9\n10\n1\n2\n'
+  run 0 map consume /m
+  same out $'3\n4\n5\n6\n7\n8\n9\n10\n'
+  "$ctl" map consume /m --count 3 >received 2>err &
+  consumer=$!
+  until_asleep "$consumer"
+  kill -TERM "$consumer"
+  local code=0
+  wait "$consumer" || code=$?
+  [[ $code -eq 1 ]] || die "ended with $code"
+  same err $'Error: stopped by a signal after 0 of 3 records\n'
+}
+
+test_a_producer_that_leaves_at_once_still_wakes_the_consumer() {
+  start_daemon
+  run 0 map create /m --size 64K
+  # The commit's edge must survive that the daemon takes the producer's signal away before the consumer runs.
+  for ((i = 0; i < 100; i++)); do
+    "$ctl" map consume /m --count 1 >received &
+    local consumer=$!
+    until_asleep "$consumer"
+    echo "$i" | "$ctl" map output /m 2>err
+    wait "$consumer"
+    same received "$i"$'\n'
+  done
+}
+
+test_consume_follow_ends_on_a_signal() {
+  start_daemon
+  run 0 map create /m --size 64K
+  for signal in TERM INT; do
+    mkfifo "$signal"
+    bash -c 'trap - INT; exec "$@"' _ "$ctl" map consume /m --follow >"$signal" &
+    local consumer=$! line
+    exec 5<"$signal"
+    until_asleep "$consumer"
+    echo "hello $signal" | "$ctl" map output /m 2>err
+    read -r line <&5 # it does not keep back what it has
+    [[ $line == "hello $signal" ]] || die "got '$line'"
+    kill "-$signal" "$consumer"
+    wait "$consumer" || die "ended with $?"
+  done
+  run 0 -j map show /m
+  json '[.waiting, .wakeups > 0, .pids]' '[0,true,[]]'
+}
+
+test_consume_ends_quietly_when_its_reader_has_gone() {
+  start_daemon
+  run 0 map create /m --size 4K
+  echo hello | "$ctl" map output /m 2>err
+  mkfifo pipe
+  { exec 6<pipe && exec 6<&-; } &
+  exec 7>pipe
+  wait $!
+  local code=0
+  "$ctl" map consume /m >&7 2>err || code=$?
+  [[ $code -eq 0 ]] || die "ended with $code"
+  same err $'ringbufctl: standard output was closed; 1 records were consumed but not wholly written\n'
+  # After the first failed write it takes no more.
+  run 0 map create /big --size 1M
+  seq 100000 120000 | "$ctl" map output /big 2>err
+  "$ctl" map consume /big >&7 2>err
+  local taken
+  taken=$(sed -n 's/.*; \([0-9]*\) records were.*/\1/p' err)
+  run 0 map consume /big
+  [[ $((taken + $(wc -l <out))) -eq 20001 ]] || die "$taken taken, $(wc -l <out) left"
+  [[ $taken -lt 20001 ]] || die "it went on after a failed write"
+  # A disk that is full is a failure, not a reader that has gone.
+  echo hello | "$ctl" map output /m 2>err
+  code=0
+  "$ctl" map consume /m >/dev/full 2>err || code=$?
+  [[ $code -eq 1 ]] || die "ended with $code"
+  same err $'Error: write to standard output: No space left on device; 1 records were consumed but not wholly written\n'
+}
+
+test_dump_does_not_consume() {
+  start_daemon
+  run 0 map create /m --size 64K
+  run 0 map dump /m
+  same out $'Found 0 records\n'
+  run 0 -j map dump /m
+  same out $'[]\n'
+  printf 'one\n\ntab\there\n\033\377\n' >in
+  run 0 map output /m <in
+  for _ in 1 2; do
+    run 0 map dump /m
+    same out 'pos 0  size 3  slot 1  data one
+pos 16  size 0  slot 1  data 
+pos 24  size 8  slot 1  data tab\there
+pos 40  size 2  slot 1  data \x1b\xff
+Found 4 records
+'
+  done
+  run 0 map dump /m --format hex
+  grep -q '^pos 0  size 3  slot 1  data 6f 6e 65$' out
+  run 0 map dump /m --format raw
+  same out $'onetab\there\033\377'
+  run 0 map dump /m --format json
+  head -n 1 out >first
+  same first '{"pos":0,"size":3,"slot":1,"flags":[],"data":"one"}'$'\n'
+  jq -c . out >lines
+  run 0 -j map dump /m
+  json '[length, .[3]]' '[4,{"pos":40,"size":2,"slot":1,"flags":[],"hex":"1b ff"}]'
+  cmp lines <(jq -c '.[]' out)
+  run 0 -p map dump /m
+  cmp lines <(jq -c '.[]' out)
+  run 0 map consume /m
+  cmp out in
+  run 0 map dump /m
+  same out $'Found 0 records\n'
+}
+
+test_another_user_without_rights() {
+  [[ $(id -u) -eq 0 ]] && command -v setpriv >/dev/null || exit 77
+  start_daemon
+  chmod 755 "$dir"
+  run 0 map create /private --size 4K
+  run 0 map create /readable --size 4K --mode 0604
+  run 0 map create /writable --size 4K --mode 0602
+  as_nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$ctl" "$@" >out 2>err; }
+  as_nobody -j map list || die "$(cat out err)"
+  json '[.[].name]' '["readable","writable"]'
+  json '[.[] | has("records")]' '[true,false]' # who may not observe sees no ring state
+  ! as_nobody map show /private || die "it may see /private"
+  grep -q '^Error: ' err
+  ! as_nobody map output /readable </dev/null || die "it may produce into /readable"
+  grep -q '^Error: ' err
+  ! as_nobody map dump /writable || die "it may dump /writable"
+  as_nobody map dump /readable || die "$(cat err)"
+  echo hello | as_nobody map output /writable || die "$(cat err)"
+  ! as_nobody map consume /readable || die "it may consume /readable"
+  ! as_nobody map unpin /readable || die "it may unpin"
+}
+
+test_completion_asks_the_tool() {
+  start_daemon
+  run 0 map create /m --size 4K
+  run 0 __complete
+  grep -qx map out
+  run 0 __complete map
+  for verb in show list create output consume dump pin unpin help; do grep -qx "$verb" out || die "$verb"; done
+  run 0 __complete map consume
+  for word in --follow --count --format --socket id name pinned; do grep -qx -- "$word" out || die "$word"; done
+  run 0 __complete map show id
+  same out $'1\n'
+  run 0 __complete map show name
+  same out $'m\n'
+  run 0 __complete --socket "$dir/s" map show pinned
+  same out $'/m\n'
+  run 0 __complete --socket "$dir/nobody" map show id
+  same out ""
+}
+
+declare -F "test_$3" >/dev/null || die "no test '$3'"
+"test_$3"
