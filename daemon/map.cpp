@@ -117,6 +117,9 @@ Result<void> Map::join(Attachment& a) {
   } else if (a.role == RINGBUF_CONSUMER) {
     a.event_.reset(::epoll_create1(EPOLL_CLOEXEC));
     if (!a.event_) return fail_errno("create an epoll descriptor");
+    if (!kick_) kick_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (!kick_) return fail_errno("create an eventfd");
+    if (auto connected = connect_signal(a.event_.get(), kick_.get()); !connected) return connected;
   }
   for (const Attachment* other : attachments_) {
     Result<void> connected;
@@ -141,6 +144,7 @@ void Map::leave(Attachment& a) {
     if (count(RINGBUF_PRODUCER) == 0)
       (void)write_zeros(memory_.p.get(), memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters),
                         sizeof(ringbuf_producer_page::room_waiters));
+    kick();
   } else if (a.role == RINGBUF_CONSUMER) {
     // A copy of the epoll fd that the client keeps must not make the producers' signals dearer for ever.
     for (const Attachment* other : attachments_)
@@ -148,6 +152,11 @@ void Map::leave(Attachment& a) {
     if (count(RINGBUF_CONSUMER) == 0)
       (void)write_zeros(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting), sizeof(ringbuf_consumer_page::waiting));
   }
+}
+
+void Map::kick() const {
+  const std::uint64_t one = 1;
+  if (kick_) (void)!::write(kick_.get(), &one, sizeof one);
 }
 
 Attachment::Attachment(std::shared_ptr<Map> m, unsigned r, unsigned s, const Holder& h, Charge charge)

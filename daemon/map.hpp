@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // One map and those who have attached to it. The daemon touches memory and descriptors that clients can write by pwrite(2) and
-// epoll_ctl(2) only: it never maps them, never reads an answer from them and never writes an eventfd.
+// epoll_ctl(2) only: it never maps them, never reads an answer from them and never writes an eventfd that a client holds.
 #pragma once
 
 #include <bitset>
@@ -62,11 +62,14 @@ class Map : public std::enable_shared_from_this<Map> {
   const Attachment* consumer_of_another(const Holder& holder) const;
   Result<void> join(Attachment& a);
   void leave(Attachment& a);
+  // Makes all consumers look again: a signal that is disconnected takes with it the wakeup that it was about to deliver.
+  void kick() const;
 
   shm::RingMemory memory_;
   Charge maps_, bytes_;
   std::vector<Attachment*> attachments_;  // in the order of attaching
   std::bitset<RINGBUF_SLOT_COUNT> slots_;
+  UniqueFd kick_;  // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
 };
 
 // A client's place at a map; leaving is destruction.

@@ -11,12 +11,18 @@ namespace {
 
 using Access = Mapping::Access;
 
-Access c_access(ringbuf_role role) { return role == RINGBUF_CONSUMER ? Access::ReadWrite : Access::ReadOnly; }
-Access p_access(ringbuf_role role) { return role == RINGBUF_PRODUCER ? Access::ReadWrite : Access::ReadOnly; }
+Access c_access(ringbuf_role role) {
+  return role == RINGBUF_CONSUMER ? Access::ReadWrite : Access::ReadOnly;
+}
+Access p_access(ringbuf_role role) {
+  return role == RINGBUF_PRODUCER ? Access::ReadWrite : Access::ReadOnly;
+}
 
 }  // namespace
 
-bool Attachment::ours() const { return pid_ == ::getpid(); }
+bool Attachment::ours() const {
+  return pid_ == ::getpid();
+}
 
 int Attachment::map_memory(int c_fd, int p_fd, const shm::Layout& layout, std::uint32_t ring_flags) {
   struct stat st;
@@ -39,12 +45,15 @@ int Attachment::from_daemon(const ringbuf_map& map) {
   ringbuf_attach_reply reply{};
   std::vector<UniqueFd> fds;
   const std::size_t n_fds = role_ == RINGBUF_OBSERVER ? 2 : 3;
-  if (int r = map.session->ask(RINGBUF_ATTACH, ringbuf_attach_req{role_, 0}, map.token.get(), &reply, n_fds, &fds); r < 0) return r;
+  if (int r = map.session->ask(RINGBUF_ATTACH, ringbuf_attach_req{role_, 0}, map.token.get(), &reply, n_fds, &fds, &connection_);
+      r < 0)
+    return r;
   session_ = map.session;
   id_ = reply.attachment;
   const shm::Layout layout{reply.page_size, reply.max_entries};
-  if (reply.page_size != shm::page_size() || !shm::is_power_of_two(reply.max_entries) || reply.max_entries % reply.page_size != 0 ||
-      reply.slot_count != RINGBUF_SLOT_COUNT || reply.slot >= reply.slot_count || (role_ == RINGBUF_PRODUCER) != (reply.slot != 0))
+  if (reply.page_size != shm::page_size() || !shm::is_power_of_two(reply.max_entries) ||
+      reply.max_entries % reply.page_size != 0 || reply.slot_count != RINGBUF_SLOT_COUNT || reply.slot >= reply.slot_count ||
+      (role_ == RINGBUF_PRODUCER) != (reply.slot != 0))
     return api_fail(EPROTO, "the daemon described a ring that cannot be");
   slot_ = reply.slot;
   if (n_fds == 3) notify_ = std::move(fds[2]);
@@ -63,11 +72,13 @@ int Attachment::from_embedded(const ringbuf_map& map) {
   if (role_ == RINGBUF_PRODUCER) {
     notify_.reset(::fcntl(ring.signal.get(), F_DUPFD_CLOEXEC, 3));
     if (!notify_) return api_fail(Error{errno, "duplicate an eventfd"});
-    auto whole = Mapping::map_ring(ring.memory.c.get(), ring.memory.p.get(), ring.memory.layout, Access::ReadOnly, Access::ReadWrite);
+    auto whole =
+        Mapping::map_ring(ring.memory.c.get(), ring.memory.p.get(), ring.memory.layout, Access::ReadOnly, Access::ReadWrite);
     if (!whole) return api_fail(whole.error());
     if (ring.free_slots.empty()) {
       slot_ = shm::Ring(whole->view()).take_slot(RINGBUF_SLOT_COUNT);
-      if (slot_ == 0) return api_fail(EUSERS, "the map has had " + std::to_string(RINGBUF_SLOT_COUNT - 1) + " producers; no slot is left");
+      if (slot_ == 0)
+        return api_fail(EUSERS, "the map has had " + std::to_string(RINGBUF_SLOT_COUNT - 1) + " producers; no slot is left");
     } else {
       slot_ = ring.free_slots.back();
       ring.free_slots.pop_back();
@@ -95,7 +106,7 @@ int Attachment::make(const ringbuf_map& map, ringbuf_role role, std::unique_ptr<
 Attachment::~Attachment() {
   if (!ours()) return;
   const int saved = errno;
-  if (session_) session_->call(RINGBUF_DETACH, ringbuf_detach_req{id_, 0}, -1, nullptr);
+  if (session_) session_->detach(id_, connection_);
   if (embedded_) {
     std::lock_guard lock(embedded_->mutex);
     --embedded_->attached[role_];

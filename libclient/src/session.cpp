@@ -62,6 +62,7 @@ int Session::open_locked() {
     return api_fail(fd.error().err, "no ringbufd at " + path_ + ": " + ::strerror_r(fd.error().err, reason, sizeof reason));
   }
   socket_ = std::move(*fd);
+  ++connection_;
   const ringbuf_hello_req hello{RINGBUF_WIRE_VERSION, 0};
   Reply reply;
   if (int r = exchange(RINGBUF_HELLO, std::as_bytes(std::span(&hello, 1)), -1, &reply); r < 0) {
@@ -80,6 +81,13 @@ int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_re
   return exchange(cmd, body, fd, ret_reply);
 }
 
+void Session::detach(std::uint32_t attachment, std::uint64_t connection) {
+  std::lock_guard lock(mutex_);
+  if (!socket_ || connection_ != connection) return;
+  const ringbuf_detach_req body{attachment, 0};
+  exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+}
+
 int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply) {
   ringbuf_wire_hdr hdr{};
   hdr.cmd = static_cast<std::uint16_t>(cmd);
@@ -96,7 +104,10 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_repl
     return received ? api_fail(ECONNRESET, "the daemon at " + path_ + " closed the connection") : api_fail(received.error());
   }
   auto message_in = wire::decode(frame->bytes());
-  if (!message_in) return api_fail(message_in.error());
+  if (!message_in) {
+    socket_.reset();
+    return api_fail(message_in.error());
+  }
   const ringbuf_wire_hdr& answer = message_in->hdr;
   if (answer.err != 0 && answer.err < 4096)
     return api_fail(static_cast<int>(answer.err),
@@ -106,6 +117,7 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_repl
     return api_fail(EPROTO, "the daemon answered another request");
   }
   if (ret_reply) {
+    ret_reply->connection = connection_;
     ret_reply->body.assign(message_in->body.begin(), message_in->body.end());
     ret_reply->fds = std::move(frame->fds);
   }

@@ -18,6 +18,7 @@
 namespace ringbuf {
 
 struct Reply {
+  std::uint64_t connection = 0;  // the session's how many-th connection answered
   std::vector<std::byte> body;
   std::vector<UniqueFd> fds;
 };
@@ -38,7 +39,8 @@ class Session {
   }
   // The same with the reply's struct decoded; ret_fds = how many descriptors it must have.
   template <class Rep, class Req>
-  int ask(ringbuf_cmd cmd, const Req& body, int fd, Rep* ret_body, std::size_t n_fds = 0, std::vector<UniqueFd>* ret_fds = nullptr) {
+  int ask(ringbuf_cmd cmd, const Req& body, int fd, Rep* ret_body, std::size_t n_fds = 0, std::vector<UniqueFd>* ret_fds = nullptr,
+          std::uint64_t* ret_connection = nullptr) {
     Reply reply;
     if (int r = call(cmd, body, fd, &reply); r < 0) return r;
     auto decoded = wire::decode_as<Rep>(reply.body);
@@ -46,8 +48,11 @@ class Session {
     if (reply.fds.size() != n_fds) return api_fail(EPROTO, "the daemon answered with the wrong number of descriptors");
     *ret_body = *decoded;
     if (ret_fds) *ret_fds = std::move(reply.fds);
+    if (ret_connection) *ret_connection = reply.connection;
     return 0;
   }
+  // Gives back what `connection` got under this number; with that connection it has gone already.
+  void detach(std::uint32_t attachment, std::uint64_t connection);
 
  private:
   int call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
@@ -59,8 +64,9 @@ class Session {
 
   const std::string path_;
   std::mutex mutex_;
-  UniqueFd socket_;        // guarded by mutex_
-  std::uint32_t seq_ = 0;  // guarded by mutex_
+  UniqueFd socket_;               // guarded by mutex_
+  std::uint64_t connection_ = 0;  // guarded by mutex_
+  std::uint32_t seq_ = 0;         // guarded by mutex_
 };
 
 std::string default_socket();

@@ -34,7 +34,7 @@ TEST_F(Restart, RecordsGoOnWithoutTheDaemon) {
     }
   } count;
   const auto consumer = consumer_of(map, Count::call, &count);
-  Gate started;
+  Gate started, done;
   ChildProcess child([&] {
     const auto own = daemon.connect();
     const auto producer = producer_of(open_id(own, id));
@@ -48,6 +48,7 @@ TEST_F(Restart, RecordsGoOnWithoutTheDaemon) {
     std::uint32_t next;
     const int r = ringbuf_map_next_id(own.get(), 0, &next);
     CHILD_CHECK(r == -ECONNRESET || r == -ECONNREFUSED);
+    done.pass();
     return 0;
   });
   const auto poller = poller_of({consumer.get()});
@@ -55,6 +56,7 @@ TEST_F(Restart, RecordsGoOnWithoutTheDaemon) {
   started.pass();
   daemon.kill();
   while (count.next < kRecords) ASSERT_GE(ringbuf_poll(poller.get(), -1), 0);
+  done.open();
   EXPECT_EQ(child.exit_code(), 0);
   ringbuf_map_info info;
   expect_unreachable(ringbuf_map_get_info(map.get(), &info, sizeof info));
