@@ -17,10 +17,8 @@ int main(int argc, char** argv) {
     const auto options = parse_options(argc, argv);
     if (!options) {
       const Leave& leave = options.error();
-      if (leave.status == 0)
-        std::fputs(leave.text.c_str(), stdout);
-      else
-        std::fprintf(stderr, "ringbufd: %s\n", leave.text.c_str());
+      if (leave.status == 0) std::fputs(leave.text.c_str(), stdout);
+      else std::fprintf(stderr, "ringbufd: %s\n", leave.text.c_str());
       return leave.status;
     }
     spdlog::set_default_logger(spdlog::stderr_color_st("ringbufd"));

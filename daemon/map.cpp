@@ -55,9 +55,7 @@ Result<void> connect_signal(int wait, int signal) {
 }
 
 // Explicitly, because the eventfd lives on while a client has a copy. The client may have done it already.
-void disconnect_signal(int wait, int signal) {
-  ::epoll_ctl(wait, EPOLL_CTL_DEL, signal, nullptr);
-}
+void disconnect_signal(int wait, int signal) { ::epoll_ctl(wait, EPOLL_CTL_DEL, signal, nullptr); }
 
 }  // namespace
 
@@ -165,9 +163,7 @@ Attachment::Attachment(std::shared_ptr<Map> m, unsigned r, unsigned s, const Hol
   if (slot) map->slots_.set(slot);
 }
 
-Attachment::~Attachment() {
-  map->leave(*this);
-}
+Attachment::~Attachment() { map->leave(*this); }
 
 Result<std::vector<UniqueFd>> Attachment::descriptors() const {
   std::vector<UniqueFd> fds;

@@ -100,9 +100,7 @@ std::vector<Setting> all_settings() {
   return all;
 }
 
-tl::unexpected<Leave> usage(std::string text) {
-  return tl::unexpected<Leave>(Leave{2, std::move(text)});
-}
+tl::unexpected<Leave> usage(std::string text) { return tl::unexpected<Leave>(Leave{2, std::move(text)}); }
 
 // How a value of the file would be written on the command line; empty: not of a kind that can be.
 std::string as_text(const Setting& setting, const toml::node& node) {

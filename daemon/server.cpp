@@ -56,9 +56,7 @@ void raise_descriptor_limit(const Limits& limits) {
                r.rlim_max, need);
 }
 
-UniqueFd spare_descriptor() {
-  return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-}
+UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 
 }  // namespace
 

@@ -63,10 +63,8 @@ void Session::on_readable() {
   const auto received = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
   if (received && !*received) return end();
   if (received) return send(answer(frame));
-  if (const int err = received.error().err; err == EAGAIN)
-    return read_next();
-  else if (err != EMSGSIZE && err != EPROTO)
-    return end();  // the connection broke
+  if (const int err = received.error().err; err == EAGAIN) return read_next();
+  else if (err != EMSGSIZE && err != EPROTO) return end();  // the connection broke
   // The frame is lost, but its header tells which request to answer.
   ringbuf_wire_hdr hdr;
   std::memcpy(&hdr, frame.buffer.data(), sizeof hdr);

@@ -6,9 +6,9 @@
 #include "event.h"
 #include "ringbuf/ringbuf.h"
 
-static int print_event(void *ctx, void *data, size_t size) {
-  const struct event *e = data;
-  unsigned *left = ctx;
+static int print_event(void* ctx, void* data, size_t size) {
+  const struct event* e = data;
+  unsigned* left = ctx;
   if (size != sizeof *e) return 0; /* not ours */
   printf("%u %s\n", e->number, e->text);
   return --*left == 0 ? -1 : 0; /* negative: stop here */
@@ -19,11 +19,11 @@ static int die(void) {
   return 1;
 }
 
-int main(int argc, char **argv) {
-  struct ringbuf_session *session;
-  struct ringbuf_map *map;
-  struct ringbuf_consumer *consumer;
-  struct ringbuf_poller *poller;
+int main(int argc, char** argv) {
+  struct ringbuf_session* session;
+  struct ringbuf_map* map;
+  struct ringbuf_consumer* consumer;
+  struct ringbuf_poller* poller;
   unsigned left;
 
   if (argc != 3) {

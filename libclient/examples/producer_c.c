@@ -13,10 +13,10 @@ static int die(void) {
   return 1;
 }
 
-int main(int argc, char **argv) {
-  struct ringbuf_session *session;
-  struct ringbuf_map *map;
-  struct ringbuf_producer *producer;
+int main(int argc, char** argv) {
+  struct ringbuf_session* session;
+  struct ringbuf_map* map;
+  struct ringbuf_producer* producer;
   unsigned i, count;
   int err;
 
@@ -35,7 +35,7 @@ int main(int argc, char **argv) {
   if (err < 0 || ringbuf_producer_attach(map, &producer) < 0) return die();
 
   for (i = 0; i < count; ++i) {
-    struct event *e = ringbuf_reserve_wait(producer, sizeof *e, -1);
+    struct event* e = ringbuf_reserve_wait(producer, sizeof *e, -1);
     if (!e) {
       perror("producer_c: reserve");
       return 1;

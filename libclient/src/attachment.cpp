@@ -11,18 +11,12 @@ namespace {
 
 using Access = Mapping::Access;
 
-Access c_access(ringbuf_role role) {
-  return role == RINGBUF_CONSUMER ? Access::ReadWrite : Access::ReadOnly;
-}
-Access p_access(ringbuf_role role) {
-  return role == RINGBUF_PRODUCER ? Access::ReadWrite : Access::ReadOnly;
-}
+Access c_access(ringbuf_role role) { return role == RINGBUF_CONSUMER ? Access::ReadWrite : Access::ReadOnly; }
+Access p_access(ringbuf_role role) { return role == RINGBUF_PRODUCER ? Access::ReadWrite : Access::ReadOnly; }
 
 }  // namespace
 
-bool Attachment::ours() const {
-  return pid_ == ::getpid();
-}
+bool Attachment::ours() const { return pid_ == ::getpid(); }
 
 int Attachment::map_memory(int c_fd, int p_fd, const shm::Layout& layout, std::uint32_t ring_flags) {
   struct stat st;

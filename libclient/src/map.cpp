@@ -22,7 +22,9 @@ int open_map(ringbuf_session* session, ringbuf_cmd cmd, const Req& req, ringbuf_
   return 0;
 }
 
-int no_daemon(const char* what) { return api_fail(EOPNOTSUPP, std::string(what) + " needs a daemon; this map or session is embedded"); }
+int no_daemon(const char* what) {
+  return api_fail(EOPNOTSUPP, std::string(what) + " needs a daemon; this map or session is embedded");
+}
 
 // `in` as the caller's version knew it, into ours. As libbpf's opts: the size comes first, an unknown tail must be zero.
 int read_opts(const ringbuf_map_create_opts* in, ringbuf_map_create_opts* out) {
@@ -108,7 +110,8 @@ int ringbuf_map_open_name(ringbuf_session* session, const char* name, uint32_t r
   return guarded([&] {
     ringbuf_fd_by_name_req req{};
     req.rights = rights;
-    if (auto ok = wire::encode_name(name, req.name); !ok) return api_fail(EINVAL, std::string("name '") + name + "' is too long; names have at most 15 characters");
+    if (auto ok = wire::encode_name(name, req.name); !ok)
+      return api_fail(EINVAL, std::string("name '") + name + "' is too long; names have at most 15 characters");
     return open_map(session, RINGBUF_MAP_GET_FD_BY_NAME, req, ret_map);
   });
 }
@@ -219,7 +222,8 @@ int ringbuf_map_get_attachment(ringbuf_map* map, uint32_t index, ringbuf_attachm
   if (!map->session) return no_daemon("listing attachments");
   return guarded([&] {
     ringbuf_attachment_info info{};
-    if (int r = map->session->ask(RINGBUF_MAP_GET_ATTACHMENT, ringbuf_index_req{index, 0}, map->token.get(), &info); r < 0) return r;
+    if (int r = map->session->ask(RINGBUF_MAP_GET_ATTACHMENT, ringbuf_index_req{index, 0}, map->token.get(), &info); r < 0)
+      return r;
     *ret_info = info;
     return 0;
   });

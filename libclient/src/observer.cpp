@@ -48,9 +48,8 @@ int ringbuf_observer_stats(ringbuf_observer* observer, ringbuf_stats* ret_stats,
 int64_t ringbuf_observer_dump(ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx) {
   std::int64_t shown = 0;
   const int r = guarded([&] {
-    shown = observer->ring.dump([&](std::uint64_t pos, std::uint32_t flags, std::uint32_t slot, const void* data, std::size_t size) {
-      return fn(ctx, pos, flags, slot, data, size);
-    });
+    shown = observer->ring.dump([&](std::uint64_t pos, std::uint32_t flags, std::uint32_t slot, const void* data,
+                                    std::size_t size) { return fn(ctx, pos, flags, slot, data, size); });
     return shown == -EBADMSG ? api_fail(EBADMSG, "the ring is corrupt; its consumer can reset it") : 0;
   });
   return r < 0 ? r : shown;

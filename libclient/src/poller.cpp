@@ -29,8 +29,8 @@ int ringbuf_poller::consume() {
   return static_cast<int>(std::min<std::int64_t>(total, INT_MAX));
 }
 
-// Until something may be there (1), the time is over (0) or a signal was handled (-EINTR). S4: the sleepers are counted before the
-// rings are looked at for the last time.
+// Until something may be there (1), the time is over (0) or a signal was handled (-EINTR). S4: the sleepers are counted before
+// the rings are looked at for the last time.
 int ringbuf_poller::sleep(int timeout_ms) {
   bool awake = false;
   for (ringbuf_consumer* c : consumers) c->ring.ring().add_waiting();

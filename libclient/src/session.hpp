@@ -39,8 +39,8 @@ class Session {
   }
   // The same with the reply's struct decoded; ret_fds = how many descriptors it must have.
   template <class Rep, class Req>
-  int ask(ringbuf_cmd cmd, const Req& body, int fd, Rep* ret_body, std::size_t n_fds = 0, std::vector<UniqueFd>* ret_fds = nullptr,
-          std::uint64_t* ret_connection = nullptr) {
+  int ask(ringbuf_cmd cmd, const Req& body, int fd, Rep* ret_body, std::size_t n_fds = 0,
+          std::vector<UniqueFd>* ret_fds = nullptr, std::uint64_t* ret_connection = nullptr) {
     Reply reply;
     if (int r = call(cmd, body, fd, &reply); r < 0) return r;
     auto decoded = wire::decode_as<Rep>(reply.body);
@@ -59,7 +59,8 @@ class Session {
   int open_locked();
   int exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
 
-  // fork: no request is under way, and the child's copies of the sockets are closed, so that the daemon notices when the parent goes.
+  // fork: no request is under way, and the child's copies of the sockets are closed, so that the daemon notices when the parent
+  // goes.
   struct Fork;
 
   const std::string path_;

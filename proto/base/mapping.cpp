@@ -65,7 +65,8 @@ Mapping& Mapping::operator=(Mapping&&) noexcept = default;
 Mapping::~Mapping() = default;
 
 Result<Mapping> Mapping::map_ring(int c_fd, int p_fd, const shm::Layout& layout, Access c, Access p) {
-  if (!has_size(c_fd, layout.c_size()) || !has_size(p_fd, layout.p_size())) return fail(EINVAL, "check the size of a ring's memory");
+  if (!has_size(c_fd, layout.c_size()) || !has_size(p_fd, layout.p_size()))
+    return fail(EINVAL, "check the size of a ring's memory");
   const struct {
     int fd;
     Access access;

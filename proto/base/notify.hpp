@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The two descriptors of a wakeup: a producer writes an eventfd, a consumer sleeps on an epoll that has it, edge-triggered, so that
-// nobody has to read the eventfd and no waiter takes another's wakeup.
+// The two descriptors of a wakeup: a producer writes an eventfd, a consumer sleeps on an epoll that has it, edge-triggered, so
+// that nobody has to read the eventfd and no waiter takes another's wakeup.
 #pragma once
 
 #include "base/result.hpp"

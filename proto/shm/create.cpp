@@ -17,8 +17,8 @@
 namespace ringbuf::shm {
 namespace {
 
-constexpr std::uint32_t kNumaNode = 1u << 2;         // BPF_F_NUMA_NODE
-constexpr std::uint32_t kMapTypeRingbuf = 27;        // BPF_MAP_TYPE_RINGBUF
+constexpr std::uint32_t kNumaNode = 1u << 2;   // BPF_F_NUMA_NODE
+constexpr std::uint32_t kMapTypeRingbuf = 27;  // BPF_MAP_TYPE_RINGBUF
 constexpr std::uint32_t kAnyNode = UINT32_MAX;
 
 bool node_exists(std::uint32_t node) {
@@ -73,7 +73,8 @@ const char* spec_error(const RingSpec& spec) {
   if (spec.map_type != kMapTypeRingbuf) return "map_type must be 27 (BPF_MAP_TYPE_RINGBUF)";
   if (spec.map_flags & ~kNumaNode) return "map_flags may hold only BPF_F_NUMA_NODE";
   if (spec.ring_flags & ~RINGBUF_F_SINGLE_PRODUCER) return "ring_flags may hold only RINGBUF_F_SINGLE_PRODUCER";
-  if ((spec.map_flags & kNumaNode) && spec.numa_node != kAnyNode && !node_exists(spec.numa_node)) return "numa_node does not exist";
+  if ((spec.map_flags & kNumaNode) && spec.numa_node != kAnyNode && !node_exists(spec.numa_node))
+    return "numa_node does not exist";
   if (!is_power_of_two(spec.max_entries) || spec.max_entries % page_size() != 0)
     return "max_entries must be a power of two and a multiple of the page size";
   return nullptr;

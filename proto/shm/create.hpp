@@ -26,8 +26,8 @@ struct RingMemory {
 
 std::uint64_t page_size();
 
-// What is wrong with the spec, as a sentence, or nullptr. All of it is EINVAL in the kernel: unknown type or flags, a size that is
-// not a power of two or not a multiple of the page size, a NUMA node that does not exist.
+// What is wrong with the spec, as a sentence, or nullptr. All of it is EINVAL in the kernel: unknown type or flags, a size that
+// is not a power of two or not a multiple of the page size, a NUMA node that does not exist.
 const char* spec_error(const RingSpec& spec);
 
 // EINVAL as spec_error; ENOMEM, EMFILE. The memory is allocated now, as the kernel does, so that no user of it meets SIGBUS.

@@ -79,8 +79,8 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
       }
       left = most - waited;
     }
-    // S6: if the bytes came free since the reservation failed, try again. If it fails again although the consumer claims that they
-    // are free, the claim is forged (a BUSY record is in the way): do not spin on it.
+    // S6: if the bytes came free since the reservation failed, try again. If it fails again although the consumer claims that
+    // they are free, the claim is forged (a BUSY record is in the way): do not spin on it.
     if (ring.producer_pos() + me.need - ring.consumer_pos_total() <= ring.mask()) {
       if (!surprised) {
         surprised = true;

@@ -64,7 +64,8 @@ std::vector<std::byte> encode_error(ringbuf_wire_hdr hdr, int err, std::string_v
 
 Result<std::string> decode_name(const char (&field)[RINGBUF_NAME_LEN]) {
   auto name = decode_field(field, "use a name of more than 15 characters");
-  if (name && !std::all_of(name->begin(), name->end(), name_char)) return fail(EINVAL, "use a name with characters other than A-Z a-z 0-9 _ .");
+  if (name && !std::all_of(name->begin(), name->end(), name_char))
+    return fail(EINVAL, "use a name with characters other than A-Z a-z 0-9 _ .");
   return name;
 }
 
@@ -92,8 +93,9 @@ Result<void> encode_path(std::string_view path, char (&field)[RINGBUF_PATH_LEN])
 }
 
 const char* command_name(unsigned cmd) {
-  constexpr std::array kNames{"?",       "HELLO",     "MAP_CREATE",         "MAP_GET_NEXT_ID", "MAP_GET_FD_BY_ID",   "MAP_GET_FD_BY_NAME", "OBJ_PIN",
-                              "OBJ_GET", "OBJ_UNPIN", "OBJ_GET_INFO_BY_FD", "OBJ_GET_PIN",     "MAP_GET_ATTACHMENT", "ATTACH",             "DETACH"};
+  constexpr std::array kNames{"?",       "HELLO",   "MAP_CREATE", "MAP_GET_NEXT_ID",    "MAP_GET_FD_BY_ID", "MAP_GET_FD_BY_NAME",
+                              "OBJ_PIN", "OBJ_GET", "OBJ_UNPIN",  "OBJ_GET_INFO_BY_FD", "OBJ_GET_PIN",      "MAP_GET_ATTACHMENT",
+                              "ATTACH",  "DETACH"};
   return cmd < kNames.size() ? kNames[cmd] : "?";
 }
 

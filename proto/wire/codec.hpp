@@ -49,10 +49,10 @@ Result<void> encode_name(std::string_view name, char (&field)[RINGBUF_NAME_LEN])
 Result<std::string> decode_path(const char (&field)[RINGBUF_PATH_LEN]);
 Result<void> encode_path(std::string_view path, char (&field)[RINGBUF_PATH_LEN]);
 
-const char* command_name(unsigned cmd);       // "MAP_CREATE"; "?" for unknown ones
-const char* role_name(unsigned role);         // "producer"
-const char* lost_name(unsigned reason);       // "full"
-const char* map_type_name(unsigned type);     // "ringbuf"
-std::string rights_name(unsigned rights);     // "observe, produce"
+const char* command_name(unsigned cmd);    // "MAP_CREATE"; "?" for unknown ones
+const char* role_name(unsigned role);      // "producer"
+const char* lost_name(unsigned reason);    // "full"
+const char* map_type_name(unsigned type);  // "ringbuf"
+std::string rights_name(unsigned rights);  // "observe, produce"
 
 }  // namespace ringbuf::wire

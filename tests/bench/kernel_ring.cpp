@@ -25,7 +25,8 @@ bpf_insn insn(unsigned code, unsigned dst, unsigned src, int off, int imm) {
   return i;
 }
 
-// for (r6 = batch, r7 = 0; r6 != 0; --r6) { p = reserve(map, size, 0); if (!p) break; *p = r6; submit(p, NO_WAKEUP); ++r7; } return r7;
+// for (r6 = batch, r7 = 0; r6 != 0; --r6) { p = reserve(map, size, 0); if (!p) break; *p = r6; submit(p, NO_WAKEUP); ++r7; }
+// return r7;
 std::vector<bpf_insn> program(int map, std::uint32_t size, std::uint32_t batch) {
   std::vector<bpf_insn> p;
   p.push_back(insn(BPF_ALU64 | BPF_MOV | BPF_K, 6, 0, 0, static_cast<int>(batch)));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The kernel's own ring on this machine, for comparison: a BPF program that reserves and submits a batch, and a consumer loop over the
-// mapped pages. Needs bpf(2); without it `ok()` is false and `why()` says so.
+// The kernel's own ring on this machine, for comparison: a BPF program that reserves and submits a batch, and a consumer loop
+// over the mapped pages. Needs bpf(2); without it `ok()` is false and `why()` says so.
 #pragma once
 
 #include <cstdint>

@@ -3,8 +3,9 @@
 //   BackToBack/SIZE      one thread produces 500 records, then consumes them: no transfers between cores, no wakeups
 //   KernelBackToBack/SIZE  the same on the kernel's ring of this machine, where bpf(2) is permitted
 //   CrossProcess/SIZE/RING  another process produces, this one polls; they sit on CPU 1 and CPU 0
-// Every byte of a payload is written and every cache line of it is read. `ns_record` is the figure; `line_ns` is what one cache line
-// costs one way between the two CPUs just before and just after, the larger of both: a host that has moved them apart shows there.
+// Every byte of a payload is written and every cache line of it is read. `ns_record` is the figure; `line_ns` is what one cache
+// line costs one way between the two CPUs just before and just after, the larger of both: a host that has moved them apart shows
+// there.
 #include <benchmark/benchmark.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -75,16 +76,14 @@ double line_ns() {
   Shared<Lines> lines;
   const pid_t pid = child_on_cpu_1([&] {
     for (unsigned i = 1; i <= kTurns; ++i) {
-      while (lines->ping.load(std::memory_order_acquire) != i) {
-      }
+      while (lines->ping.load(std::memory_order_acquire) != i) {}
       lines->pong.store(i, std::memory_order_release);
     }
   });
   const std::uint64_t begin = now_ns();
   for (unsigned i = 1; i <= kTurns; ++i) {
     lines->ping.store(i, std::memory_order_release);
-    while (lines->pong.load(std::memory_order_acquire) != i) {
-    }
+    while (lines->pong.load(std::memory_order_acquire) != i) {}
   }
   const double each = static_cast<double>(now_ns() - begin) / (2.0 * kTurns);
   ::waitpid(pid, nullptr, 0);
@@ -142,8 +141,8 @@ void KernelBackToBack(benchmark::State& state) {
   benchmark::DoNotOptimize(sum);
 }
 
-// The consumer looks again some microseconds after it has caught up, so that it takes records by the hundred and does not pull at the lines
-// that the producer is writing.
+// The consumer looks again some microseconds after it has caught up, so that it takes records by the hundred and does not pull at
+// the lines that the producer is writing.
 void CrossProcess(benchmark::State& state) {
   if (::sysconf(_SC_NPROCESSORS_ONLN) < 2) return state.SkipWithError("needs two CPUs");
   constexpr std::uint64_t kRecords = 1'000'000;

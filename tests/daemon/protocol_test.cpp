@@ -228,8 +228,7 @@ TEST_F(ProtocolTest, AClientThatDoesNotReadLeavesNothing) {
   const int token = made.fds.at(0).get();
   {
     Client bad(daemon);
-    while (bad.request(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_CONSUMER, 0}, {token}, MSG_DONTWAIT)) {
-    }
+    while (bad.request(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_CONSUMER, 0}, {token}, MSG_DONTWAIT)) {}
   }
   eventually([&] { return good.info(token).as<ringbuf_map_info>().consumers == 0; });
 }

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /* The C header alone, as strict C99: compiles without a warning, and a record goes through. */
-#include "ringbuf/ringbuf.h"
-
 #include <stdio.h>
 #include <string.h>
 
-static int remember(void *ctx, void *data, size_t size) {
+#include "ringbuf/ringbuf.h"
+
+static int remember(void* ctx, void* data, size_t size) {
   memcpy(ctx, data, size);
   return 0;
 }
 
 int main(void) {
   struct ringbuf_map_create_opts opts;
-  struct ringbuf_map *map;
-  struct ringbuf_producer *producer;
-  struct ringbuf_consumer *consumer;
+  struct ringbuf_map* map;
+  struct ringbuf_producer* producer;
+  struct ringbuf_consumer* consumer;
   char got[8] = "";
-  void *data;
+  void* data;
 
   memset(&opts, 0, sizeof opts);
   opts.sz = sizeof opts;

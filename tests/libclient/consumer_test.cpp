@@ -315,7 +315,8 @@ TEST_F(CppConsumer, RecordsThatFillManyLapsAreWhole) {
       for (std::size_t i = 0; i < n; ++i)
         if (bytes[i] != static_cast<unsigned char>(lap)) return -1;
       return ++got, 0;
-    }), 1);
+    }),
+              1);
   }
   EXPECT_EQ(sent, got);
 }

@@ -107,7 +107,8 @@ TEST(Fork, ManyChildrenAndTheParentProduce) {
   const auto before = producer_of(map);
   std::vector<std::unique_ptr<ChildProcess>> children;
   for (int c = 0; c < 4; ++c)
-    children.push_back(std::make_unique<ChildProcess>([&map, c] { return produce(producer_of(map).get(), static_cast<char>('a' + c)); }));
+    children.push_back(
+        std::make_unique<ChildProcess>([&map, c] { return produce(producer_of(map).get(), static_cast<char>('a' + c)); }));
   Tally tally;
   const auto consumer = consumer_of(map, Tally::call, &tally);
   std::thread mine([&] { EXPECT_EQ(produce(before.get(), 'p'), 0); });
@@ -118,9 +119,9 @@ TEST(Fork, ManyChildrenAndTheParentProduce) {
 
 TEST(Fork, SlotsAreNeverSharedBetweenParentAndChild) {
   const auto map = embedded_map();
-  for (int i = 0; i < 3; ++i) producer_of(map);                           // attach and free
+  for (int i = 0; i < 3; ++i) producer_of(map);  // attach and free
   {
-    const auto a = producer_of(map), b = producer_of(map);                // several slots in the parent's list of free ones
+    const auto a = producer_of(map), b = producer_of(map);  // several slots in the parent's list of free ones
   }
   int slots[2];
   ASSERT_EQ(::pipe2(slots, O_CLOEXEC), 0);

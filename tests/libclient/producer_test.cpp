@@ -55,8 +55,8 @@ TEST(Producer, ReserveFailsWithTheDocumentedErrno) {
     return errno;
   };
   for (int bit = 0; bit < 64; ++bit) EXPECT_EQ(errno_of(8, std::uint64_t{1} << bit), EINVAL);
-  for (std::size_t size : {std::size_t{kN - 15}, std::size_t{kN - 8}, std::size_t{kN}, (std::size_t{1} << 30) - 1, std::size_t{1} << 30,
-                           std::size_t{0xffffffff}, std::size_t{1} << 32, SIZE_MAX - 7, SIZE_MAX})
+  for (std::size_t size : {std::size_t{kN - 15}, std::size_t{kN - 8}, std::size_t{kN}, (std::size_t{1} << 30) - 1,
+                           std::size_t{1} << 30, std::size_t{0xffffffff}, std::size_t{1} << 32, SIZE_MAX - 7, SIZE_MAX})
     EXPECT_EQ(errno_of(size, 0), E2BIG) << size;
   void* most = ringbuf_reserve(producer.get(), kN - 16, 0);
   ASSERT_NE(most, nullptr);
@@ -100,7 +100,7 @@ TEST(Producer, QueryAnswersAsTheKernel) {
   ASSERT_EQ(ringbuf_consume(consumer.get()), 1);
   ASSERT_EQ(put(producer, "1234567890"), 0);
   for (auto what : {RINGBUF_AVAIL_DATA, RINGBUF_RING_SIZE, RINGBUF_CONS_POS, RINGBUF_PROD_POS, 4ull, 5ull, ~0ull}) {
-    const std::uint64_t expected = what == RINGBUF_AVAIL_DATA ? 24
+    const std::uint64_t expected = what == RINGBUF_AVAIL_DATA  ? 24
                                    : what == RINGBUF_RING_SIZE ? kN
                                    : what == RINGBUF_CONS_POS  ? 16
                                    : what == RINGBUF_PROD_POS  ? 40
@@ -299,7 +299,8 @@ TEST_F(RoomTest, ASmallNeedIsMetBesideALargeOne) {
   large.join();
 }
 
-// NO_WAKEUP records fill the ring; the consumer sleeps and was never told; the producer waits for room. Neither may sleep for ever.
+// NO_WAKEUP records fill the ring; the consumer sleeps and was never told; the producer waits for room. Neither may sleep for
+// ever.
 TEST_F(RoomTest, NoWakeupRecordsThatFillTheRingDoNotDeadlock) {
   const auto poller = poller_of({consumer.get()});
   constexpr std::uint64_t kTotal = 20'000;
@@ -378,7 +379,8 @@ class CppProducer : public ::testing::Test {
     EXPECT_GE(consumer.consume([&](void* data, std::size_t size) {
       records.emplace_back(static_cast<const char*>(data), size);
       return 0;
-    }), 0);
+    }),
+              0);
     return records;
   }
   static void write(ringbuf::Reservation& r, const char* text) { std::memcpy(r.data(), text, r.size()); }

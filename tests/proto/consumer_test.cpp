@@ -87,7 +87,13 @@ TEST_F(ConsumerTest, OnlyDiscardedRecordsDeliverZeroAndAreConsumed) {
 TEST_F(ConsumerTest, AnAllZeroHeaderIsAValidEmptyRecord) {
   ring_.producer_page().producer_pos = 24;
   std::vector<std::size_t> sizes;
-  EXPECT_EQ(consumer_.consume([&](void*, std::size_t n) { sizes.push_back(n); return 0; }, INT32_MAX), 3);
+  EXPECT_EQ(consumer_.consume(
+                [&](void*, std::size_t n) {
+                  sizes.push_back(n);
+                  return 0;
+                },
+                INT32_MAX),
+            3);
   EXPECT_EQ(sizes, (std::vector<std::size_t>{0, 0, 0}));
   EXPECT_EQ(consumer_pos(), 24u);
 }
@@ -188,7 +194,13 @@ class HostileProducer : public ConsumerTest {
  protected:
   void expect_corrupt_at(std::uint64_t pos) {
     const unsigned char before = ring_.data()[0];
-    EXPECT_EQ(consumer_.consume([&](void*, std::size_t) { ADD_FAILURE() << "delivered"; return 0; }, INT32_MAX), -EBADMSG);
+    EXPECT_EQ(consumer_.consume(
+                  [&](void*, std::size_t) {
+                    ADD_FAILURE() << "delivered";
+                    return 0;
+                  },
+                  INT32_MAX),
+              -EBADMSG);
     EXPECT_EQ(consumer_pos(), pos) << "nothing is consumed";
     EXPECT_EQ(consumer_.consume([&](void*, std::size_t) { return 0; }, INT32_MAX), -EBADMSG) << "and it stays so";
     EXPECT_EQ(ring_.data()[0], before);
@@ -262,7 +274,8 @@ TEST_F(HostileProducer, NoRingContentMakesTheConsumerReadOutsideOrHang) {
   for (int i = 0; i < 20000; ++i) {
     for (std::uint64_t at = 0; at < 4096; at += 512) {
       random = random * 6364136223846793005u + 1442695040888963407u;
-      ring_.header(at + (random >> 40) % 64 * 8).len = static_cast<std::uint32_t>(random >> 16) & ((random >> 60) < 8 ? 0x7fu : ~0u);
+      ring_.header(at + (random >> 40) % 64 * 8).len =
+          static_cast<std::uint32_t>(random >> 16) & ((random >> 60) < 8 ? 0x7fu : ~0u);
     }
     random = random * 6364136223846793005u + 1442695040888963407u;
     ring_.producer_page().producer_pos = consumer_pos() + ((random >> 50) < 8192 ? (random >> 33) % 4097 : random);
@@ -278,7 +291,9 @@ TEST_F(HostileProducer, NoRingContentMakesTheConsumerReadOutsideOrHang) {
         INT32_MAX);
     ASSERT_TRUE(n >= 0 || n == -EBADMSG);
     ASSERT_LE(consumer_pos() - before, 4096u);
-    if (end - before <= 4096) { ASSERT_LE(consumer_pos() - before, end - before); }
+    if (end - before <= 4096) {
+      ASSERT_LE(consumer_pos() - before, end - before);
+    }
     if (n < 0) consumer_.reset();
   }
 }
@@ -298,8 +313,7 @@ TEST_F(HostileProducer, AHostileSlotLimitAndNeedAreHarmless) {
 class RoomTest : public ConsumerTest {
  protected:
   void fill() {
-    while (producer_.reserve(4, 0, false)) {
-    }
+    while (producer_.reserve(4, 0, false)) {}
   }
   void fill_committed() {
     while (void* p = producer_.reserve(4, 0, false)) producer_.submit(p, 0);

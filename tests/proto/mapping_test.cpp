@@ -106,9 +106,12 @@ TEST(Mapping, FilesOfOtherSizesAreRefusedAndNothingLeaks) {
   const auto big = memory(8192);
   const std::uint64_t before = address_space_kib();
   for (int i = 0; i < 100; ++i) {
-    for (const auto& [c, p, layout] :
-         {std::tuple{m.c.get(), big.p.get(), m.layout}, {m.c.get(), m.p.get(), big.layout}, {m.p.get(), m.p.get(), m.layout},
-          {m.c.get(), m.c.get(), m.layout}, {-1, m.p.get(), m.layout}, {m.c.get(), -1, m.layout}}) {
+    for (const auto& [c, p, layout] : {std::tuple{m.c.get(), big.p.get(), m.layout},
+                                       {m.c.get(), m.p.get(), big.layout},
+                                       {m.p.get(), m.p.get(), m.layout},
+                                       {m.c.get(), m.c.get(), m.layout},
+                                       {-1, m.p.get(), m.layout},
+                                       {m.c.get(), -1, m.layout}}) {
       const auto map = Mapping::map_ring(c, p, layout, Access::ReadWrite, Access::ReadWrite);
       ASSERT_FALSE(map);
       EXPECT_EQ(map.error().err, EINVAL);
@@ -184,9 +187,9 @@ TEST_P(MappingAccess, OnlyWritablePiecesCanBeWrittenAndProtectionCannotBeLifted)
 }
 
 INSTANTIATE_TEST_SUITE_P(Roles, MappingAccess,
-                         ::testing::Values(std::tuple{Access::ReadOnly, Access::ReadWrite},   // producer
-                                           std::tuple{Access::ReadWrite, Access::ReadOnly},   // consumer
-                                           std::tuple{Access::ReadOnly, Access::ReadOnly},    // observer
+                         ::testing::Values(std::tuple{Access::ReadOnly, Access::ReadWrite},     // producer
+                                           std::tuple{Access::ReadWrite, Access::ReadOnly},     // consumer
+                                           std::tuple{Access::ReadOnly, Access::ReadOnly},      // observer
                                            std::tuple{Access::ReadWrite, Access::ReadWrite}));  // embedded
 
 }  // namespace

@@ -70,9 +70,9 @@ TEST_F(ProducerTest, EveryLargerPayloadFailsAsTooBig) {
 }
 
 TEST_F(ProducerTest, PayloadsBeyondTheKernelsMaximumRecordFailAsTooBigWithoutWrapping) {
-  for (const std::uint64_t size : {std::uint64_t{RINGBUF_MAX_RECORD_SIZE}, std::uint64_t{RINGBUF_MAX_RECORD_SIZE} + 1,
-                                   std::uint64_t{UINT32_MAX}, std::uint64_t{UINT32_MAX} + 1, UINT64_MAX - 15, UINT64_MAX - 7,
-                                   UINT64_MAX})
+  for (const std::uint64_t size :
+       {std::uint64_t{RINGBUF_MAX_RECORD_SIZE}, std::uint64_t{RINGBUF_MAX_RECORD_SIZE} + 1, std::uint64_t{UINT32_MAX},
+        std::uint64_t{UINT32_MAX} + 1, UINT64_MAX - 15, UINT64_MAX - 7, UINT64_MAX})
     expect_reserve_fails(size, E2BIG);
   EXPECT_EQ(lost(RINGBUF_LOST_TOO_BIG), 7u);
 }
@@ -92,7 +92,13 @@ TEST_F(ProducerTest, ARecordOfLengthZeroTakesEightBytesAndIsDelivered) {
   EXPECT_EQ(ring_.ring().producer_pos(), 8u);
   producer_.submit(p, 0);
   std::vector<std::size_t> sizes;
-  EXPECT_EQ(consumer_.consume([&](void*, std::size_t n) { sizes.push_back(n); return 0; }, INT32_MAX), 1);
+  EXPECT_EQ(consumer_.consume(
+                [&](void*, std::size_t n) {
+                  sizes.push_back(n);
+                  return 0;
+                },
+                INT32_MAX),
+            1);
   EXPECT_EQ(sizes, std::vector<std::size_t>{0});
   EXPECT_EQ(ring_.ring().consumer_pos(), 8u);
 }
@@ -165,7 +171,8 @@ TEST(ProducerMirror, RecordDataIsContiguousAcrossTheEndOfTheRingForEverySize) {
   for (std::uint64_t size = 0; size <= kN - 16; ++size) {
     // Three places: as far before the end as it still crosses, half way, and the header as the very last bytes.
     const std::uint64_t total = stride(size);
-    for (const std::uint64_t back : {std::max<std::uint64_t>(total - 8, 8), std::max<std::uint64_t>(total / 16 * 8, 8), std::uint64_t{8}}) {
+    for (const std::uint64_t back :
+         {std::max<std::uint64_t>(total - 8, 8), std::max<std::uint64_t>(total / 16 * 8, 8), std::uint64_t{8}}) {
       const std::uint64_t start = kN - back;
       ring.consumer_page().consumer_pos = start;
       ring.producer_page().producer_pos = ring.producer_page().pending_pos = ring.producer_page().cached_pos = start;
@@ -366,7 +373,8 @@ TEST_F(ProducerTest, EveryForgedConsumerPosLeavesABusyRecordAlone) {
   std::uint64_t random = 1;
   for (int i = 0; i < 20000; ++i) {
     random = test::mix(random);
-    ring_.consumer_page().consumer_pos = (random >> 60) < 12 ? ring_.ring().producer_pos() + ((random & 0x3fff) - 0x2000) : random;
+    ring_.consumer_page().consumer_pos =
+        (random >> 60) < 12 ? ring_.ring().producer_pos() + ((random & 0x3fff) - 0x2000) : random;
     const std::uint64_t size = (random >> 20) % 3000;
     if (void* p = second_.reserve(size, 0)) {
       if (size != 0) std::memset(p, 0, size);
@@ -394,7 +402,11 @@ TEST_F(ProducerTest, PositionsMayWrapAroundTheirRange) {
     expect_reserve_fails(8, EAGAIN);
     std::uint64_t expected = 0;
     EXPECT_EQ(consumer_.consume(
-                  [&](void* d, std::size_t) { EXPECT_EQ(*static_cast<std::uint64_t*>(d), expected++); return 0; }, INT32_MAX),
+                  [&](void* d, std::size_t) {
+                    EXPECT_EQ(*static_cast<std::uint64_t*>(d), expected++);
+                    return 0;
+                  },
+                  INT32_MAX),
               255);
   }
   EXPECT_LT(ring_.ring().producer_pos(), start);
@@ -405,7 +417,13 @@ TEST_F(ProducerTest, PositionsMayWrapAroundTheirRange) {
 TEST_F(ProducerTest, OutputCopiesARecordIn) {
   EXPECT_EQ(producer_.output("hello", 5, 0), 0);
   std::string got;
-  EXPECT_EQ(consumer_.consume([&](void* d, std::size_t n) { got.assign(static_cast<char*>(d), n); return 0; }, INT32_MAX), 1);
+  EXPECT_EQ(consumer_.consume(
+                [&](void* d, std::size_t n) {
+                  got.assign(static_cast<char*>(d), n);
+                  return 0;
+                },
+                INT32_MAX),
+            1);
   EXPECT_EQ(got, "hello");
   EXPECT_EQ(producer_.output(nullptr, 0, 0), 0) << "nothing is read of an empty record";
 }
@@ -443,7 +461,10 @@ TEST_F(ProducerTest, OutOfOrderCommitsAreDeliveredInReserveOrder) {
     *p[i] = i;
   }
   std::vector<int> got;
-  const auto take = [&](void* d, std::size_t) { got.push_back(*static_cast<int*>(d)); return 0; };
+  const auto take = [&](void* d, std::size_t) {
+    got.push_back(*static_cast<int*>(d));
+    return 0;
+  };
   second_.submit(p[3], 0);
   producer_.submit(p[2], 0);
   EXPECT_EQ(consumer_.consume(take, INT32_MAX), 0);
@@ -486,7 +507,8 @@ void reserve_in_handler(int) {
 TEST_F(ProducerTest, ASignalHandlerThatInterruptsReserveFailsWithEdeadlk) {
   (void)producer_.reserve(0, 0);
   g_interrupted = &producer_;
-  struct sigaction action {}, old {};
+  struct sigaction action {
+  }, old{};
   action.sa_handler = reserve_in_handler;
   ASSERT_EQ(::sigaction(SIGUSR1, &action, &old), 0);
   ASSERT_TRUE(ring_.ring().try_own(std::uint64_t{1} << 32 | tls.tid));  // as reserve does first
@@ -570,7 +592,10 @@ TEST_F(ProducerTest, TwoThreadsOfOneAttachmentExcludeEachOther) {
   std::atomic<bool> done{false};
   std::uint64_t sum = 0, count = 0;
   std::thread consumer([&] {
-    const auto take = [&](void* d, std::size_t) { sum += *static_cast<std::uint32_t*>(d), ++count; return 0; };
+    const auto take = [&](void* d, std::size_t) {
+      sum += *static_cast<std::uint32_t*>(d), ++count;
+      return 0;
+    };
     while (!done) consumer_.consume(take, INT32_MAX), std::this_thread::yield();
     consumer_.consume(take, INT32_MAX);
   });

@@ -129,7 +129,13 @@ TEST_F(Selftest, RingbufNConsumesFourAtATime) {
     ASSERT_EQ(producer_.output(&s, sizeof s, 0), 0);
   }
   for (int i = 0; i < 8; ++i)
-    EXPECT_EQ(consumer_.consume([](void* d, std::size_t) { EXPECT_EQ(static_cast<Sample*>(d)->value, 42); return 0; }, 4), 4);
+    EXPECT_EQ(consumer_.consume(
+                  [](void* d, std::size_t) {
+                    EXPECT_EQ(static_cast<Sample*>(d)->value, 42);
+                    return 0;
+                  },
+                  4),
+              4);
   EXPECT_EQ(consumer_.consume([](void*, std::size_t) { return 0; }, 4), 0);
 }
 

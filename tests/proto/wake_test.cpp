@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 // When a commit wakes the consumer: the kernel's rule, seen as writes to the producer's eventfd.
-#include <gtest/gtest.h>
-
 #include <fcntl.h>
+#include <gtest/gtest.h>
 
 #include "support/fd_leak_guard.hpp"
 #include "support/test_ring.hpp"
@@ -168,8 +167,7 @@ TEST_F(WakeTest, AFullCounterIsEmptiedAndTheConsumerWoken) {
   const std::uint64_t full = UINT64_MAX - 1;
   ASSERT_EQ(::write(ring_.signal_fd(), &full, sizeof full), 8);
   epoll_event e;
-  while (::epoll_wait(ring_.wait_fd(), &e, 1, 0) == 1) {
-  }
+  while (::epoll_wait(ring_.wait_fd(), &e, 1, 0) == 1) {}
   errno = E2BIG;
   producer_.submit(reserve(), 0);
   EXPECT_EQ(errno, E2BIG) << "commit keeps errno";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Many producers, random sizes, random submit, discard and output; threads over one mapping (what ThreadSanitizer can follow) and
-// processes with mappings of their own. Each record says who wrote it, as which one, and between which two tickets it was reserved:
-// nothing may be lost, doubled, torn or reordered. RINGBUF_STRESS_SECONDS prolongs each case.
+// processes with mappings of their own. Each record says who wrote it, as which one, and between which two tickets it was
+// reserved: nothing may be lost, doubled, torn or reordered. RINGBUF_STRESS_SECONDS prolongs each case.
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -43,7 +43,7 @@ Plan plan(unsigned producer, std::uint64_t seq, std::uint64_t max_entries) {
   const std::uint64_t largest = max_entries - 16, any = mix(r);
   const unsigned kind = r % 256;
   std::uint64_t size = any % 65;
-  if (kind >= 250) size = any % (largest + 1);          // all that is possible
+  if (kind >= 250) size = any % (largest + 1);  // all that is possible
   else if (kind >= 200) size = any % (std::min<std::uint64_t>(largest, 1024) + 1);
   if (max_entries > 65536 && kind >= 252) size = any % 8192;  // a mebibyte each would take all the time
   if (kind == 255 && seq % 8 == 0) size = largest;
@@ -63,7 +63,8 @@ struct Shared {
   std::atomic<unsigned> done{0};
 };
 
-void produce(const Producer& producer, unsigned id, std::uint64_t begin, std::uint64_t end, std::uint64_t max_entries, Shared& shared) {
+void produce(const Producer& producer, unsigned id, std::uint64_t begin, std::uint64_t end, std::uint64_t max_entries,
+             Shared& shared) {
   std::vector<unsigned char> copy(max_entries);
   for (std::uint64_t seq = begin; seq != end; ++seq) {
     const Plan p = plan(id, seq, max_entries);
@@ -93,8 +94,7 @@ void produce(const Producer& producer, unsigned id, std::uint64_t begin, std::ui
 
 class Checker {
  public:
-  Checker(const Case& c, std::uint64_t begin, std::uint64_t end)
-      : case_(c), end_(end), next_(c.producers, begin) {
+  Checker(const Case& c, std::uint64_t begin, std::uint64_t end) : case_(c), end_(end), next_(c.producers, begin) {
     for (unsigned id = 0; id < c.producers; ++id)
       for (std::uint64_t seq = begin; seq != end; ++seq) {
         const Plan p = plan(id, seq, c.max_entries);
@@ -111,7 +111,8 @@ class Checker {
     if (id >= case_.producers) return fail("an unknown producer", id, size);
     skip(id);
     if (next_[id] == end_) return fail("a record too many", id, size);
-    if (plan(id, next_[id], case_.max_entries).size != size) return fail("another size than expected: lost, doubled or reordered", id, size);
+    if (plan(id, next_[id], case_.max_entries).size != size)
+      return fail("another size than expected: lost, doubled or reordered", id, size);
     Payload payload;
     payload.producer = static_cast<std::uint8_t>(id);
     payload.seq = next_[id];

@@ -108,7 +108,10 @@ TEST_F(Syscalls, AProducerBesideAPollingConsumerMakesNone) {
   std::uint64_t records = 0;
   const Consumer consumer = ring_.consumer();
   std::thread polling([&] {
-    const auto take = [&](void*, std::size_t) { ++records; return 0; };
+    const auto take = [&](void*, std::size_t) {
+      ++records;
+      return 0;
+    };
     while (!shared_->done) consumer.consume(take, INT32_MAX);
     consumer.consume(take, INT32_MAX);
   });
@@ -144,19 +147,28 @@ TEST_F(Syscalls, ASleepingConsumerCostsOneEventfdWriteASleep) {
     const shm::Ring& ring = consumer.ring();
     while (ring.producer_pos() == 0 && !shared_->done) std::this_thread::yield();  // the record before the first mark
     for (unsigned i = 1; i <= kSleeps && !shared_->done; ++i) {
-      while (consumer.consume([&](void*, std::size_t) { ++records; return 0; }, INT32_MAX) != 0 || consumer.must_not_sleep()) {
-      }
+      while (consumer.consume(
+                 [&](void*, std::size_t) {
+                   ++records;
+                   return 0;
+                 },
+                 INT32_MAX) != 0 ||
+             consumer.must_not_sleep()) {}
       ring.add_waiting();
       ASSERT_FALSE(consumer.must_not_sleep()) << "the producer waits for this sleep";
       shared_->sleeps = i;
       epoll_event e;
-      while (::epoll_wait(ring_.wait_fd(), &e, 1, 100) == 0 && !shared_->done) {
-      }
+      while (::epoll_wait(ring_.wait_fd(), &e, 1, 100) == 0 && !shared_->done) {}
       ring.sub_waiting();
       // Only now does the producer's burst end: its later records meet a consumer that has not caught up.
       while (shared_->bursts != i && !shared_->done) std::this_thread::yield();
     }
-    consumer.consume([&](void*, std::size_t) { ++records; return 0; }, INT32_MAX);
+    consumer.consume(
+        [&](void*, std::size_t) {
+          ++records;
+          return 0;
+        },
+        INT32_MAX);
   });
   const Counts c = count_calls(child);
   shared_->done = true;

@@ -64,7 +64,9 @@ class Sleeper {
   int fd() const { return fd_; }
 
   // Blocked between going_to_sleep and woke, and nothing that would end the sleep has happened to its descriptor.
-  bool stuck() const { return away_ || (asleep_.load() && tid_ != 0 && state() == 'S' && asleep_.load() && (fd_ < 0 || !readable(fd_))); }
+  bool stuck() const {
+    return away_ || (asleep_.load() && tid_ != 0 && state() == 'S' && asleep_.load() && (fd_ < 0 || !readable(fd_)));
+  }
 
  private:
   char state() const {
@@ -211,8 +213,8 @@ void own_loop(Run& run, const Consumer& consumer, std::mutex& turn, Sleeper& me)
   }
 }
 
-// Commits a record, or a burst of records, and waits until all are consumed; the next commit, of a record that was reserved before
-// the last one was committed, then meets the consumer on its way to sleep. The delay sweeps over that way.
+// Commits a record, or a burst of records, and waits until all are consumed; the next commit, of a record that was reserved
+// before the last one was committed, then meets the consumer on its way to sleep. The delay sweeps over that way.
 void ping(Run& run, const TestRing& ring, const std::vector<Sleeper*>& consumers) {
   pin(1);
   const Producer producer = ring.producer(1);
@@ -433,7 +435,11 @@ int main_of(const Options& options) {
   const struct {
     const char* name;
     void (*run)(Run&);
-  } scenarios[] = {{"poll", sleep_in_poll}, {"own-loop", sleep_in_own_loop}, {"two-managers", two_managers}, {"room", room}, {"room-bare", room_bare}};
+  } scenarios[] = {{"poll", sleep_in_poll},
+                   {"own-loop", sleep_in_own_loop},
+                   {"two-managers", two_managers},
+                   {"room", room},
+                   {"room-bare", room_bare}};
   for (const auto& s : scenarios) {
     if (options.scenario != s.name) continue;
     if (options.must_lose && std::thread::hardware_concurrency() < 2) {

@@ -28,8 +28,7 @@ class ChildProcess {
     std::fflush(nullptr);
     ::_exit(code);
   }
-  ChildProcess(ChildProcess&& other) noexcept
-      : pid_(std::exchange(other.pid_, -1)), done_(other.done_), status_(other.status_) {}
+  ChildProcess(ChildProcess&& other) noexcept : pid_(std::exchange(other.pid_, -1)), done_(other.done_), status_(other.status_) {}
   ChildProcess& operator=(ChildProcess&&) = delete;
   ~ChildProcess() {
     if (pid_ <= 0 || done_) return;

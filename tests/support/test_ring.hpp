@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A ring without a daemon, composed as the daemon composes one: two memfds, an eventfd a producer, an epoll descriptor a consumer.
+// A ring without a daemon, composed as the daemon composes one: two memfds, an eventfd a producer, an epoll descriptor a
+// consumer.
 #pragma once
 
 #include <poll.h>

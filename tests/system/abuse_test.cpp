@@ -29,7 +29,8 @@ class Abuse : public ::testing::Test {
       const auto producer = producer_of(open_id(daemon.connect(), id));
       for (int i = 0; i < n; ++i) {
         // Each record meets a consumer that sleeps or is about to, so each needs a wakeup.
-        wait_until([&] { return stats_of(observer).waiting > 0 && stats_of(observer).consumer_pos == stats_of(observer).producer_pos; });
+        wait_until(
+            [&] { return stats_of(observer).waiting > 0 && stats_of(observer).consumer_pos == stats_of(observer).producer_pos; });
         CHILD_CHECK(put(producer, "honor") == 0);
       }
       return 0;
@@ -104,7 +105,7 @@ TEST_F(Abuse, AProducerClosesItsEventfd) {
     const int fd = ringbuf_producer_view(p.get())->signal_fd;
     CHILD_CHECK(::close(fd) == 0);
     CHILD_CHECK(put(p, "evil", RINGBUF_FORCE_WAKEUP) == 0);  // no one is told, and it does not hang
-    CHILD_CHECK(::dup2(STDERR_FILENO, fd) == fd);  // so that freeing closes something harmless
+    CHILD_CHECK(::dup2(STDERR_FILENO, fd) == fd);            // so that freeing closes something harmless
     return 0;
   });
 }

@@ -21,9 +21,11 @@ class Access : public ::testing::Test {
   template <class F>
   int elsewhere(F&& fn, uid_t uid = 0) {
     return ChildProcess([&] {
-      if (uid != 0 && (::setgroups(0, nullptr) < 0 || ::setresgid(uid, uid, uid) < 0 || ::setresuid(uid, uid, uid) < 0)) return 99;
-      return fn();
-    }).exit_code();
+             if (uid != 0 && (::setgroups(0, nullptr) < 0 || ::setresgid(uid, uid, uid) < 0 || ::setresuid(uid, uid, uid) < 0))
+               return 99;
+             return fn();
+           })
+        .exit_code();
   }
 
   FdLeakGuard guard;
@@ -37,18 +39,19 @@ TEST_F(Access, ByIdNameAndPinFromAnotherProcess) {
   const std::uint32_t id = info_of(map).id;
   const auto producer = producer_of(map);
   EXPECT_EQ(elsewhere([&] {
-    const auto own = daemon.connect();
-    ringbuf_map* opened[3] = {};
-    CHILD_CHECK(ringbuf_map_open_id(own.get(), id, 0, &opened[0]) == 0);
-    CHILD_CHECK(ringbuf_map_open_name(own.get(), "events", 0, &opened[1]) == 0);
-    CHILD_CHECK(ringbuf_map_open_pinned(own.get(), "/a/events", 0, &opened[2]) == 0);
-    for (ringbuf_map* m : opened) {
-      const MapPtr owned(m);
-      CHILD_CHECK(info_of(owned).id == id);
-      CHILD_CHECK(put(producer_of(owned), "from afar") == 0);
-    }
-    return 0;
-  }), 0);
+              const auto own = daemon.connect();
+              ringbuf_map* opened[3] = {};
+              CHILD_CHECK(ringbuf_map_open_id(own.get(), id, 0, &opened[0]) == 0);
+              CHILD_CHECK(ringbuf_map_open_name(own.get(), "events", 0, &opened[1]) == 0);
+              CHILD_CHECK(ringbuf_map_open_pinned(own.get(), "/a/events", 0, &opened[2]) == 0);
+              for (ringbuf_map* m : opened) {
+                const MapPtr owned(m);
+                CHILD_CHECK(info_of(owned).id == id);
+                CHILD_CHECK(put(producer_of(owned), "from afar") == 0);
+              }
+              return 0;
+            }),
+            0);
   Gather got;
   EXPECT_EQ(ringbuf_consume(consumer_of(map, Gather::call, &got).get()), 3);
 }
@@ -216,17 +219,18 @@ TEST_F(Access, AChildUsesTheSessionAndTheMapThatItInherits) {
   const auto map = create_map(session, "inherited");
   const auto parent_producer = producer_of(map);
   EXPECT_EQ(elsewhere([&] {
-    CHILD_CHECK(info_of(map).id != 0);
-    CHILD_CHECK(put(producer_of(map), "by the child") == 0);
-    ringbuf_map* by_fd = nullptr;
-    CHILD_CHECK(ringbuf_map_from_fd(session.get(), ringbuf_map_fd(map.get()), &by_fd) == 0);
-    const MapPtr owned(by_fd);
-    errno = 0;
-    CHILD_CHECK(ringbuf_reserve_wait(parent_producer.get(), 8, -1) == nullptr && errno == EPERM);
-    Gather got;
-    CHILD_CHECK(ringbuf_consume(consumer_of(owned, Gather::call, &got).get()) == 1);
-    return 0;
-  }), 0);
+              CHILD_CHECK(info_of(map).id != 0);
+              CHILD_CHECK(put(producer_of(map), "by the child") == 0);
+              ringbuf_map* by_fd = nullptr;
+              CHILD_CHECK(ringbuf_map_from_fd(session.get(), ringbuf_map_fd(map.get()), &by_fd) == 0);
+              const MapPtr owned(by_fd);
+              errno = 0;
+              CHILD_CHECK(ringbuf_reserve_wait(parent_producer.get(), 8, -1) == nullptr && errno == EPERM);
+              Gather got;
+              CHILD_CHECK(ringbuf_consume(consumer_of(owned, Gather::call, &got).get()) == 1);
+              return 0;
+            }),
+            0);
   EXPECT_EQ(info_of(map).producers, 1u) << "the child's detaching was its own";
   EXPECT_EQ(put(parent_producer, "the parent goes on"), 0);
 }
@@ -245,7 +249,8 @@ TEST_F(Access, ThreadsShareASession) {
   EXPECT_EQ(info_of(map).producers, 0u);
 }
 
-// --- as another user ---------------------------------------------------------------------------------------------------------------
+// --- as another user
+// ---------------------------------------------------------------------------------------------------------------
 
 class OtherUser : public Access {
  protected:
@@ -264,30 +269,34 @@ TEST_F(OtherUser, TheModeDecidesWhatAStrangerMayDo) {
                         Mode{0606, true, true, true}, Mode{0660, false, false, false}}) {
     const auto map = create_map(session, "moded", 4096, m.mode);
     const std::uint32_t id = info_of(map).id;
-    EXPECT_EQ(elsewhere([&] {
-      const auto own = daemon.connect();
-      ringbuf_map* opened = nullptr;
-      const int r = ringbuf_map_open_id(own.get(), id, 0, &opened);
-      if (!m.observe && !m.produce) {
-        CHILD_CHECK(r == -EACCES);
-        return 0;
-      }
-      CHILD_CHECK(r == 0);
-      const MapPtr owned(opened);
-      ringbuf_producer* producer = nullptr;
-      ringbuf_consumer* consumer = nullptr;
-      ringbuf_observer* observer = nullptr;
-      CHILD_CHECK(ringbuf_producer_attach(opened, &producer) == (m.produce ? 0 : -EACCES));
-      CHILD_CHECK(ringbuf_consumer_attach(opened, nullptr, nullptr, &consumer) == (m.consume ? 0 : -EACCES));
-      CHILD_CHECK(ringbuf_observer_attach(opened, &observer) == (m.observe ? 0 : -EACCES));
-      CHILD_CHECK(ringbuf_map_pin(opened, "/mine") == -EPERM);
-      ringbuf_map* more = nullptr;
-      CHILD_CHECK(ringbuf_map_open_id(own.get(), id, RINGBUF_RIGHT_MANAGE, &more) == -EACCES);
-      ringbuf_producer_free(producer);
-      ringbuf_consumer_free(consumer);
-      ringbuf_observer_free(observer);
-      return 0;
-    }, kStranger), 0) << std::oct << m.mode;
+    EXPECT_EQ(elsewhere(
+                  [&] {
+                    const auto own = daemon.connect();
+                    ringbuf_map* opened = nullptr;
+                    const int r = ringbuf_map_open_id(own.get(), id, 0, &opened);
+                    if (!m.observe && !m.produce) {
+                      CHILD_CHECK(r == -EACCES);
+                      return 0;
+                    }
+                    CHILD_CHECK(r == 0);
+                    const MapPtr owned(opened);
+                    ringbuf_producer* producer = nullptr;
+                    ringbuf_consumer* consumer = nullptr;
+                    ringbuf_observer* observer = nullptr;
+                    CHILD_CHECK(ringbuf_producer_attach(opened, &producer) == (m.produce ? 0 : -EACCES));
+                    CHILD_CHECK(ringbuf_consumer_attach(opened, nullptr, nullptr, &consumer) == (m.consume ? 0 : -EACCES));
+                    CHILD_CHECK(ringbuf_observer_attach(opened, &observer) == (m.observe ? 0 : -EACCES));
+                    CHILD_CHECK(ringbuf_map_pin(opened, "/mine") == -EPERM);
+                    ringbuf_map* more = nullptr;
+                    CHILD_CHECK(ringbuf_map_open_id(own.get(), id, RINGBUF_RIGHT_MANAGE, &more) == -EACCES);
+                    ringbuf_producer_free(producer);
+                    ringbuf_consumer_free(consumer);
+                    ringbuf_observer_free(observer);
+                    return 0;
+                  },
+                  kStranger),
+              0)
+        << std::oct << m.mode;
   }
 }
 
@@ -295,17 +304,20 @@ TEST_F(OtherUser, ATokenIsACapability) {
   const auto map = create_map(session, "private");  // 0600: the stranger could not open it
   FdChannel channel;
   channel.send(ringbuf_map_fd(map.get()));
-  EXPECT_EQ(elsewhere([&] {
-    const auto own = daemon.connect();
-    ringbuf_map* received = nullptr;
-    CHILD_CHECK(ringbuf_map_open_id(own.get(), info_of(map).id, 0, &received) == -EACCES);
-    const int fd = channel.receive();
-    CHILD_CHECK(ringbuf_map_from_fd(own.get(), fd, &received) == 0);
-    ::close(fd);
-    const MapPtr owned(received);
-    CHILD_CHECK(put(producer_of(owned), "by token") == 0);
-    return 0;
-  }, kStranger), 0);
+  EXPECT_EQ(elsewhere(
+                [&] {
+                  const auto own = daemon.connect();
+                  ringbuf_map* received = nullptr;
+                  CHILD_CHECK(ringbuf_map_open_id(own.get(), info_of(map).id, 0, &received) == -EACCES);
+                  const int fd = channel.receive();
+                  CHILD_CHECK(ringbuf_map_from_fd(own.get(), fd, &received) == 0);
+                  ::close(fd);
+                  const MapPtr owned(received);
+                  CHILD_CHECK(put(producer_of(owned), "by token") == 0);
+                  return 0;
+                },
+                kStranger),
+            0);
   Gather got;
   EXPECT_EQ(ringbuf_consume(consumer_of(map, Gather::call, &got).get()), 1);
 }
@@ -326,13 +338,16 @@ TEST_F(OtherUser, ANarrowTokenStaysNarrow) {
 TEST_F(OtherUser, WhatAStrangerReadsHeCannotWrite) {
   const auto map = create_map(session, "readonly", 4096, 0604);
   const std::uint32_t id = info_of(map).id;
-  EXPECT_EQ(elsewhere([&] {
-    const auto observer = observer_of(open_id(daemon.connect(), id));
-    std::ifstream maps("/proc/self/maps");
-    for (std::string line; std::getline(maps, line);)
-      CHILD_CHECK(line.find("memfd:ringbuf:") == line.npos || line.find(" rw") == line.npos);
-    return 0;
-  }, kStranger), 0);
+  EXPECT_EQ(elsewhere(
+                [&] {
+                  const auto observer = observer_of(open_id(daemon.connect(), id));
+                  std::ifstream maps("/proc/self/maps");
+                  for (std::string line; std::getline(maps, line);)
+                    CHILD_CHECK(line.find("memfd:ringbuf:") == line.npos || line.find(" rw") == line.npos);
+                  return 0;
+                },
+                kStranger),
+            0);
 }
 
 }  // namespace

@@ -217,12 +217,12 @@ class FdChannel {
 };
 
 // In a child there is no test to fail: it says where it went wrong and exits with 1.
-#define CHILD_CHECK(condition)                                                                                             \
-  do {                                                                                                                     \
-    if (!(condition)) {                                                                                                    \
+#define CHILD_CHECK(condition)                                                                                        \
+  do {                                                                                                                \
+    if (!(condition)) {                                                                                               \
       std::fprintf(stderr, "%s:%d: %s: errno %d, %s\n", __FILE__, __LINE__, #condition, errno, ringbuf_last_error()); \
-      return 1;                                                                                                            \
-    }                                                                                                                      \
+      return 1;                                                                                                       \
+    }                                                                                                                 \
   } while (0)
 
 }  // namespace ringbuf::test

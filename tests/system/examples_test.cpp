@@ -18,7 +18,9 @@ class Examples : public ::testing::TestWithParam<Pair> {
 
   std::string path(const char* name) const { return std::string(EXAMPLES_DIRECTORY "/example_") + name; }
   // producer_cpp discards every tenth event.
-  static bool sent(const char* producer, unsigned number) { return std::strcmp(producer, "producer_cpp") != 0 || number % 10 != 9; }
+  static bool sent(const char* producer, unsigned number) {
+    return std::strcmp(producer, "producer_cpp") != 0 || number % 10 != 9;
+  }
 
   void run(unsigned count, bool together) {
     unsigned expected = 0;

@@ -109,9 +109,10 @@ TEST_P(Patterns, AreWholeAndInOrder) {
   EXPECT_EQ(s.lost[RINGBUF_LOST_LOCK] + s.lost[RINGBUF_LOST_TOO_BIG], 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Processes, Patterns, ::testing::Combine(::testing::Values(1, 2, 4, 8), ::testing::Values(4096u, 262144u)),
-                         [](const auto& p) {
-                           return std::to_string(std::get<0>(p.param)) + "_producers_" + std::to_string(std::get<1>(p.param)) + "_bytes";
+INSTANTIATE_TEST_SUITE_P(Processes, Patterns,
+                         ::testing::Combine(::testing::Values(1, 2, 4, 8), ::testing::Values(4096u, 262144u)), [](const auto& p) {
+                           return std::to_string(std::get<0>(p.param)) + "_producers_" + std::to_string(std::get<1>(p.param)) +
+                                  "_bytes";
                          });
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a record costs through the library, in system calls: nothing beside a consumer that polls, one eventfd write for each sleep of
-// one that sleeps. The producer is a child under ptrace; its calls are counted between two marks that nobody else makes.
+// What a record costs through the library, in system calls: nothing beside a consumer that polls, one eventfd write for each
+// sleep of one that sleeps. The producer is a child under ptrace; its calls are counted between two marks that nobody else makes.
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -88,7 +88,8 @@ class LibrarySyscalls : public ::testing::Test {
 constexpr unsigned kRecords = 100'000;
 
 TEST_F(LibrarySyscalls, TheCApiMakesNoneBesideAPollingConsumer) {
-  const auto consumer = consumer_of(map, [](void*, void*, std::size_t) { return 0; }, nullptr);
+  const auto consumer = consumer_of(
+      map, [](void*, void*, std::size_t) { return 0; }, nullptr);
   const Counts c = count(
       [](const MapPtr& own) {
         const auto producer = producer_of(own);
@@ -113,7 +114,8 @@ TEST_F(LibrarySyscalls, TheCApiMakesNoneBesideAPollingConsumer) {
 }
 
 TEST_F(LibrarySyscalls, TheCppApiMakesNoneBesideAPollingConsumer) {
-  const auto consumer = consumer_of(map, [](void*, void*, std::size_t) { return 0; }, nullptr);
+  const auto consumer = consumer_of(
+      map, [](void*, void*, std::size_t) { return 0; }, nullptr);
   const Counts c = count(
       [&](const MapPtr&) {
         auto own = ringbuf::Session::connect(daemon.socket().c_str());
@@ -141,7 +143,8 @@ TEST_F(LibrarySyscalls, TheCppApiMakesNoneBesideAPollingConsumer) {
 
 TEST_F(LibrarySyscalls, EachSleepCostsOneEventfdWrite) {
   constexpr std::uint64_t kSleeps = 500;
-  const auto consumer = consumer_of(map, [](void*, void*, std::size_t) { return 0; }, nullptr);
+  const auto consumer = consumer_of(
+      map, [](void*, void*, std::size_t) { return 0; }, nullptr);
   const auto observer = observer_of(map);
   const auto asleep = [](const ObserverPtr& o) {  // makes no call: reads shared memory
     ringbuf_stats s;

@@ -74,9 +74,7 @@ std::string overview() {
          "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon not reachable.\n";
 }
 
-bool takes_map(const VerbInfo& info) {
-  return std::string_view(info.synopsis).find("MAP") != std::string_view::npos;
-}
+bool takes_map(const VerbInfo& info) { return std::string_view(info.synopsis).find("MAP") != std::string_view::npos; }
 
 tl::unexpected<Failure> usage_error(const std::string& sentence, const std::string& command = "") {
   const std::string help = command.empty() ? "ringbufctl help" : "ringbufctl map " + command + " --help";
@@ -203,8 +201,7 @@ void add_options(CLI::App& app, Invocation& invocation) {
                  "text: one line a record; hex: bytes in hex; json: one object a line; raw: nothing but the bytes",
                  [&](auto& text) { return parse_format(text, invocation.format); });
       break;
-    default:
-      break;
+    default: break;
   }
 }
 

@@ -30,8 +30,7 @@ Result<Session> connect(const Globals& globals) {
     case EPERM:
       return fail(kUnreachable, -ret,
                   "ringbufd's socket " + path + " may not be used: " + reason + "; ask its owner or name another with --socket");
-    default:
-      return fail(kUnreachable, -ret, std::string(ringbuf_last_error()) + "; name another ringbufd with --socket");
+    default: return fail(kUnreachable, -ret, std::string(ringbuf_last_error()) + "; name another ringbufd with --socket");
   }
 }
 
@@ -40,15 +39,9 @@ Result<Map> open_map(const Session& session, const MapName& name, uint32_t right
   int ret = 0;
   std::string hint;
   switch (name.kind) {
-    case MapName::Kind::kId:
-      ret = ringbuf_map_open_id(session.get(), name.id, rights, &map);
-      break;
-    case MapName::Kind::kName:
-      ret = ringbuf_map_open_name(session.get(), name.text.c_str(), rights, &map);
-      break;
-    case MapName::Kind::kPinned:
-      ret = ringbuf_map_open_pinned(session.get(), name.text.c_str(), rights, &map);
-      break;
+    case MapName::Kind::kId: ret = ringbuf_map_open_id(session.get(), name.id, rights, &map); break;
+    case MapName::Kind::kName: ret = ringbuf_map_open_name(session.get(), name.text.c_str(), rights, &map); break;
+    case MapName::Kind::kPinned: ret = ringbuf_map_open_pinned(session.get(), name.text.c_str(), rights, &map); break;
   }
   if (ret == 0) return Map(map);
   if (ret == -ENOENT) hint = "'ringbufctl map list' shows those there are";

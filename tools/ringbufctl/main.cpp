@@ -14,26 +14,16 @@ namespace {
 
 Result<void> run(const Invocation& invocation, const Globals& globals) {
   switch (invocation.verb) {
-    case Verb::kShow:
-      return run_show(invocation, globals);
-    case Verb::kCreate:
-      return run_create(invocation, globals);
-    case Verb::kOutput:
-      return run_output(invocation, globals);
-    case Verb::kConsume:
-      return run_consume(invocation, globals);
-    case Verb::kDump:
-      return run_dump(invocation, globals);
-    case Verb::kPin:
-      return run_pin(invocation, globals);
-    case Verb::kUnpin:
-      return run_unpin(invocation, globals);
-    case Verb::kVersion:
-      return print(globals.json ? version_json(globals.pretty) : version_plain());
-    case Verb::kHelp:
-      return print(invocation.help);
-    case Verb::kComplete:
-      return run_complete(invocation);
+    case Verb::kShow: return run_show(invocation, globals);
+    case Verb::kCreate: return run_create(invocation, globals);
+    case Verb::kOutput: return run_output(invocation, globals);
+    case Verb::kConsume: return run_consume(invocation, globals);
+    case Verb::kDump: return run_dump(invocation, globals);
+    case Verb::kPin: return run_pin(invocation, globals);
+    case Verb::kUnpin: return run_unpin(invocation, globals);
+    case Verb::kVersion: return print(globals.json ? version_json(globals.pretty) : version_plain());
+    case Verb::kHelp: return print(invocation.help);
+    case Verb::kComplete: return run_complete(invocation);
   }
   return {};
 }

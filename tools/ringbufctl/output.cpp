@@ -16,9 +16,7 @@ std::string text_of(const Json& json, bool pretty) {
   return json.dump(pretty ? 4 : -1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string line_of(const Json& json, bool pretty) {
-  return text_of(json, pretty) + "\n";
-}
+std::string line_of(const Json& json, bool pretty) { return text_of(json, pretty) + "\n"; }
 
 std::string format_mode(uint32_t mode) {
   char buf[16];
@@ -28,28 +26,18 @@ std::string format_mode(uint32_t mode) {
 
 const char* role_name(uint32_t role) {
   switch (role) {
-    case RINGBUF_PRODUCER:
-      return "producer";
-    case RINGBUF_CONSUMER:
-      return "consumer";
-    case RINGBUF_OBSERVER:
-      return "observer";
-    default:
-      return "unknown";
+    case RINGBUF_PRODUCER: return "producer";
+    case RINGBUF_CONSUMER: return "consumer";
+    case RINGBUF_OBSERVER: return "observer";
+    default: return "unknown";
   }
 }
 
-std::string type_name(uint32_t type) {
-  return type == RINGBUF_MAP_TYPE_RINGBUF ? "ringbuf" : "type " + std::to_string(type);
-}
+std::string type_name(uint32_t type) { return type == RINGBUF_MAP_TYPE_RINGBUF ? "ringbuf" : "type " + std::to_string(type); }
 
-uint64_t avail_data(const ringbuf_stats& stats) {
-  return stats.producer_pos - stats.consumer_pos;
-}
+uint64_t avail_data(const ringbuf_stats& stats) { return stats.producer_pos - stats.consumer_pos; }
 
-std::string number(uint64_t value) {
-  return std::to_string(value);
-}
+std::string number(uint64_t value) { return std::to_string(value); }
 
 // RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
 bool is_utf8(std::string_view text) {
@@ -182,9 +170,7 @@ std::string map_plain(const MapState& map) {
          number(stats.lost[RINGBUF_LOST_LOCK]) + "\n";
 }
 
-std::string map_json(const MapState& map, bool pretty) {
-  return line_of(json_of(map), pretty);
-}
+std::string map_json(const MapState& map, bool pretty) { return line_of(json_of(map), pretty); }
 
 std::string maps_json(const std::vector<MapState>& maps, bool pretty) {
   Json json = Json::array();
@@ -196,9 +182,7 @@ std::string created_json(const ringbuf_map_info& info, const std::string& path, 
   return line_of({{"id", info.id}, {"name", info.name}, {"pinned", {path}}}, pretty);
 }
 
-std::string null_json() {
-  return "null\n";
-}
+std::string null_json() { return "null\n"; }
 
 std::string version_plain() {
   return std::string("ringbufctl v") + RINGBUF_VERSION_STRING + "\nusing libringbuf v" + ringbuf_version() + "\n";
@@ -208,9 +192,7 @@ std::string version_json(bool pretty) {
   return line_of({{"version", RINGBUF_VERSION_STRING}, {"libringbuf_version", ringbuf_version()}}, pretty);
 }
 
-std::string failure_json(const Failure& failure, bool pretty) {
-  return line_of(json_of(failure), pretty);
-}
+std::string failure_json(const Failure& failure, bool pretty) { return line_of(json_of(failure), pretty); }
 
 std::string summary_plain(const SendSummary& summary) {
   return "sent " + number(summary.records) + " records, " + number(summary.bytes) + " bytes; dropped " + number(summary.dropped) +
@@ -225,21 +207,15 @@ std::string summary_json(const SendSummary& summary, const Failure* failure, boo
 
 void append_record(std::string& out, Format format, std::string_view data) {
   switch (format) {
-    case Format::kText:
-      out.append(data);
-      break;
-    case Format::kHex:
-      append_hex(out, data, " ");
-      break;
+    case Format::kText: out.append(data); break;
+    case Format::kHex: append_hex(out, data, " "); break;
     case Format::kJson: {
       Json json = {{"size", data.size()}};
       add_data(json, data);
       out += text_of(json, false);
       break;
     }
-    case Format::kRaw:
-      out.append(data);
-      return;
+    case Format::kRaw: out.append(data); return;
   }
   out += '\n';
 }

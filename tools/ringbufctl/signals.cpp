@@ -16,9 +16,7 @@ void on_stop(int) {
 }
 
 // A signal that comes between the check of stop_requests() and the call that sleeps would be missed: keep knocking.
-void on_alarm(int) {
-  alarm(1);
-}
+void on_alarm(int) { alarm(1); }
 
 void handle(int signal, void (*handler)(int)) {
   struct sigaction action = {};
@@ -35,8 +33,6 @@ void catch_signals() {
   handle(SIGPIPE, SIG_IGN);
 }
 
-int stop_requests() {
-  return requests;
-}
+int stop_requests() { return requests; }
 
 }  // namespace ringbufctl

@@ -37,9 +37,9 @@ extern "C" {
 #define RINGBUF_VERSION_STRING "0.1.0"
 
 /* The kernel's numbers, in case <linux/bpf.h> is not there or is older. */
-#define RINGBUF_MAP_TYPE_RINGBUF 27u    /* BPF_MAP_TYPE_RINGBUF */
-#define RINGBUF_NUMA_NODE (1u << 2)     /* BPF_F_NUMA_NODE */
-#ifndef RINGBUF_NO_WAKEUP               /* submit, discard, output: */
+#define RINGBUF_MAP_TYPE_RINGBUF 27u     /* BPF_MAP_TYPE_RINGBUF */
+#define RINGBUF_NUMA_NODE (1u << 2)      /* BPF_F_NUMA_NODE */
+#ifndef RINGBUF_NO_WAKEUP                /* submit, discard, output: */
 #define RINGBUF_NO_WAKEUP (1ull << 0)    /* BPF_RB_NO_WAKEUP: do not wake the consumer */
 #define RINGBUF_FORCE_WAKEUP (1ull << 1) /* BPF_RB_FORCE_WAKEUP: wake it even if it has not caught up */
 #define RINGBUF_AVAIL_DATA 0ull          /* query: BPF_RB_AVAIL_DATA */
@@ -55,9 +55,9 @@ struct ringbuf_consumer;
 struct ringbuf_observer;
 struct ringbuf_poller;
 
-const char *ringbuf_version(void);
+const char* ringbuf_version(void);
 /* "operation: reason" for the last failed call of this thread; valid until its next failed call. Never NULL. */
-const char *ringbuf_last_error(void);
+const char* ringbuf_last_error(void);
 
 /* ---- Sessions and maps ------------------------------------------------------------------------------------------------ */
 
@@ -68,10 +68,10 @@ const char *ringbuf_last_error(void);
  * @return 0; -ENOENT or -ECONNREFUSED no daemon there; -EACCES its socket may not be used; -ENAMETOOLONG;
  *         -EPROTONOSUPPORT it speaks another version; -EDQUOT or -ENOSPC it has too many sessions (of this user, in all)
  */
-int ringbuf_connect(const char *socket_path, struct ringbuf_session **ret_session);
+int ringbuf_connect(const char* socket_path, struct ringbuf_session** ret_session);
 /** The path that ringbuf_connect(NULL) would use, into `buf`. @return its length, or -ENAMETOOLONG */
-int ringbuf_default_socket(char *buf, size_t size);
-void ringbuf_session_free(struct ringbuf_session *session);
+int ringbuf_default_socket(char* buf, size_t size);
+void ringbuf_session_free(struct ringbuf_session* session);
 
 struct ringbuf_map_create_opts {
   size_t sz;           /* sizeof(struct ringbuf_map_create_opts); an unknown non-zero tail is -E2BIG */
@@ -92,42 +92,44 @@ struct ringbuf_map_create_opts {
  * @param opts         NULL = defaults
  * @return 0; -EINVAL as the kernel (size, flags, name, type); -ENOMEM; -EDQUOT or -ENOSPC a limit of the daemon
  */
-int ringbuf_map_create(struct ringbuf_session *session, const char *name, uint32_t max_entries,
-                       const struct ringbuf_map_create_opts *opts, struct ringbuf_map **ret_map);
+int ringbuf_map_create(struct ringbuf_session* session, const char* name, uint32_t max_entries,
+                       const struct ringbuf_map_create_opts* opts, struct ringbuf_map** ret_map);
 
 /* `rights`: RINGBUF_RIGHT_* that the handle must have; 0 = all that the caller may have.
  * -ENOENT no such map; -EACCES not permitted; name: -ENOTUNIQ several maps have it; -EOPNOTSUPP session is NULL. */
-int ringbuf_map_open_id(struct ringbuf_session *session, uint32_t id, uint32_t rights, struct ringbuf_map **ret_map);
-int ringbuf_map_open_name(struct ringbuf_session *session, const char *name, uint32_t rights, struct ringbuf_map **ret_map);
-int ringbuf_map_open_pinned(struct ringbuf_session *session, const char *path, uint32_t rights, struct ringbuf_map **ret_map);
-/** A map from a descriptor of ringbuf_map_fd() that was received or inherited; `fd` is duplicated. @return 0; -EINVAL not a map's */
-int ringbuf_map_from_fd(struct ringbuf_session *session, int fd, struct ringbuf_map **ret_map);
+int ringbuf_map_open_id(struct ringbuf_session* session, uint32_t id, uint32_t rights, struct ringbuf_map** ret_map);
+int ringbuf_map_open_name(struct ringbuf_session* session, const char* name, uint32_t rights, struct ringbuf_map** ret_map);
+int ringbuf_map_open_pinned(struct ringbuf_session* session, const char* path, uint32_t rights, struct ringbuf_map** ret_map);
+/** A map from a descriptor of ringbuf_map_fd() that was received or inherited; `fd` is duplicated. @return 0; -EINVAL not a map's
+ */
+int ringbuf_map_from_fd(struct ringbuf_session* session, int fd, struct ringbuf_map** ret_map);
 /** Smallest id above `start_id` of a map that the caller may open: BPF_MAP_GET_NEXT_ID. @return 0; -ENOENT none */
-int ringbuf_map_next_id(struct ringbuf_session *session, uint32_t start_id, uint32_t *ret_id);
+int ringbuf_map_next_id(struct ringbuf_session* session, uint32_t start_id, uint32_t* ret_id);
 
 /** Drops this reference. The map lives while a descriptor, an attachment or a pin refers to it. */
-void ringbuf_map_free(struct ringbuf_map *map);
+void ringbuf_map_free(struct ringbuf_map* map);
 /** The token that stands for the map: dup, inherit or send it like a BPF map fd. Borrowed, CLOEXEC. Embedded: -1. */
-int ringbuf_map_fd(const struct ringbuf_map *map);
+int ringbuf_map_fd(const struct ringbuf_map* map);
 /** @return 0; `*ret_info` is filled up to `size` = sizeof(*ret_info) */
-int ringbuf_map_get_info(struct ringbuf_map *map, struct ringbuf_map_info *ret_info, size_t size);
+int ringbuf_map_get_info(struct ringbuf_map* map, struct ringbuf_map_info* ret_info, size_t size);
 
 /** Gives the map a path in the daemon's own namespace ("/a/b"): it then outlives its users. Needs RINGBUF_RIGHT_MANAGE.
  * @return 0; -EEXIST; -EINVAL not an absolute, plain path; -ENAMETOOLONG; -EPERM; -EDQUOT, -ENOSPC */
-int ringbuf_map_pin(struct ringbuf_map *map, const char *path);
+int ringbuf_map_pin(struct ringbuf_map* map, const char* path);
 /** Removes a pin: its owner, the map's owner or root may. @return 0; -ENOENT; -EPERM */
-int ringbuf_unpin(struct ringbuf_session *session, const char *path);
+int ringbuf_unpin(struct ringbuf_session* session, const char* path);
 /** The map's pin number `index` (0, 1, ...), into `buf`. @return length; -ENOENT past the last; -ENAMETOOLONG */
-int ringbuf_map_get_pin(struct ringbuf_map *map, uint32_t index, char *buf, size_t size);
+int ringbuf_map_get_pin(struct ringbuf_map* map, uint32_t index, char* buf, size_t size);
 /** The map's attachment number `index`: who produces, consumes, observes. @return 0; -ENOENT past the last */
-int ringbuf_map_get_attachment(struct ringbuf_map *map, uint32_t index, struct ringbuf_attachment_info *ret_info);
+int ringbuf_map_get_attachment(struct ringbuf_map* map, uint32_t index, struct ringbuf_attachment_info* ret_info);
 
 /* ---- Producers ---------------------------------------------------------------------------------------------------------- */
 
-/** Maps the ring for producing. @return 0; -EACCES; -EBUSY single-producer map that has one; -EUSERS no slot left; -ENOMEM; -EDQUOT */
-int ringbuf_producer_attach(struct ringbuf_map *map, struct ringbuf_producer **ret_producer);
+/** Maps the ring for producing. @return 0; -EACCES; -EBUSY single-producer map that has one; -EUSERS no slot left; -ENOMEM;
+ * -EDQUOT */
+int ringbuf_producer_attach(struct ringbuf_map* map, struct ringbuf_producer** ret_producer);
 /** Reservations that are still open stay BUSY: submit or discard them first. */
-void ringbuf_producer_free(struct ringbuf_producer *producer);
+void ringbuf_producer_free(struct ringbuf_producer* producer);
 
 /**
  * Reserves `size` bytes: bpf_ringbuf_reserve. Never blocks for room; at most 250 ms for another producer that is stopped inside.
@@ -136,89 +138,92 @@ void ringbuf_producer_free(struct ringbuf_producer *producer);
  *         EINVAL flags, E2BIG it can never fit (at most N - 16, and 2^30 - 1, bytes do), EAGAIN no room, EDEADLK called from a
  *         signal handler that interrupted a reservation, EBUSY another producer does not leave reserve
  */
-void *ringbuf_reserve(struct ringbuf_producer *producer, size_t size, uint64_t flags);
+void* ringbuf_reserve(struct ringbuf_producer* producer, size_t size, uint64_t flags);
 /** As ringbuf_reserve, but sleeps until there is room. Blocks. Also NULL with ETIMEDOUT, EINTR, EPERM inherited over fork. */
-void *ringbuf_reserve_wait(struct ringbuf_producer *producer, size_t size, int timeout_ms);
+void* ringbuf_reserve_wait(struct ringbuf_producer* producer, size_t size, int timeout_ms);
 /** Commits: bpf_ringbuf_submit. `data` as returned by reserve. Wakes the consumer if it had caught up to this record.
  * Async-signal-safe. Unknown flag bits are ignored, as in the kernel. */
-void ringbuf_submit(struct ringbuf_producer *producer, void *data, uint64_t flags);
+void ringbuf_submit(struct ringbuf_producer* producer, void* data, uint64_t flags);
 /** Commits a record that readers skip: bpf_ringbuf_discard. The same wakeup rule. */
-void ringbuf_discard(struct ringbuf_producer *producer, void *data, uint64_t flags);
+void ringbuf_discard(struct ringbuf_producer* producer, void* data, uint64_t flags);
 /** Copies a record in: bpf_ringbuf_output. @return 0; -EINVAL unknown flags; -EAGAIN no room, or any other failure of reserve */
-int ringbuf_output(struct ringbuf_producer *producer, const void *data, size_t size, uint64_t flags);
+int ringbuf_output(struct ringbuf_producer* producer, const void* data, size_t size, uint64_t flags);
 /** bpf_ringbuf_query: RINGBUF_AVAIL_DATA, ... Anything unknown gives 0. */
-uint64_t ringbuf_query(const struct ringbuf_producer *producer, uint64_t what);
+uint64_t ringbuf_query(const struct ringbuf_producer* producer, uint64_t what);
 
 /* ---- Consumers ---------------------------------------------------------------------------------------------------------- */
 
 /** One record; `data` is valid during the call only, 8-aligned, read-only memory. 0 or positive: go on. Negative: stop; the
  * record counts as consumed and the value is what consume or poll returns. */
-typedef int (*ringbuf_sample_fn)(void *ctx, void *data, size_t size);
+typedef int (*ringbuf_sample_fn)(void* ctx, void* data, size_t size);
 
 /** Maps the ring for consuming, from consumer_pos on. All consumers of a map are in one process.
  * @return 0; -EACCES; -EBUSY another process consumes it (ringbuf_last_error() names its pid); -ENOMEM; -EDQUOT */
-int ringbuf_consumer_attach(struct ringbuf_map *map, ringbuf_sample_fn fn, void *ctx, struct ringbuf_consumer **ret_consumer);
-void ringbuf_consumer_free(struct ringbuf_consumer *consumer);
+int ringbuf_consumer_attach(struct ringbuf_map* map, ringbuf_sample_fn fn, void* ctx, struct ringbuf_consumer** ret_consumer);
+void ringbuf_consumer_free(struct ringbuf_consumer* consumer);
 /** Delivers what is committed, up to the first BUSY record. Waits only for another thread that consumes this ring now.
  * @return records delivered (discarded ones are skipped and not counted), clamped to INT_MAX; the callback's negative value;
  *         -EBADMSG the ring is corrupt at consumer_pos (see ringbuf_consumer_reset); -EBUSY called from its own callback */
-int ringbuf_consume(struct ringbuf_consumer *consumer);
+int ringbuf_consume(struct ringbuf_consumer* consumer);
 /** At most `n` records. n = 0: none. */
-int ringbuf_consume_n(struct ringbuf_consumer *consumer, size_t n);
+int ringbuf_consume_n(struct ringbuf_consumer* consumer, size_t n);
 /** Skips everything up to producer_pos, e.g. after -EBADMSG. @return bytes skipped, or -EBUSY as above */
-int64_t ringbuf_consumer_reset(struct ringbuf_consumer *consumer);
+int64_t ringbuf_consumer_reset(struct ringbuf_consumer* consumer);
 /** An epoll descriptor for one's own loop: readable (level) when there may be something to consume; then call
- * ringbuf_consume, which clears it. From the first call on every caught-up commit costs its producer an eventfd write. Borrowed. */
-int ringbuf_consumer_epoll_fd(struct ringbuf_consumer *consumer);
-uint64_t ringbuf_consumer_query(const struct ringbuf_consumer *consumer, uint64_t what);
+ * ringbuf_consume, which clears it. From the first call on every caught-up commit costs its producer an eventfd write. Borrowed.
+ */
+int ringbuf_consumer_epoll_fd(struct ringbuf_consumer* consumer);
+uint64_t ringbuf_consumer_query(const struct ringbuf_consumer* consumer, uint64_t what);
 
 /* ---- Pollers: several rings, one sleep ------------------------------------------------------------------------------------ */
 
-int ringbuf_poller_new(struct ringbuf_poller **ret_poller);
+int ringbuf_poller_new(struct ringbuf_poller** ret_poller);
 /** The consumer must outlive the poller or its removal. @return 0; -EEXIST; -ENOMEM */
-int ringbuf_poller_add(struct ringbuf_poller *poller, struct ringbuf_consumer *consumer);
-int ringbuf_poller_remove(struct ringbuf_poller *poller, struct ringbuf_consumer *consumer);
-void ringbuf_poller_free(struct ringbuf_poller *poller);
+int ringbuf_poller_add(struct ringbuf_poller* poller, struct ringbuf_consumer* consumer);
+int ringbuf_poller_remove(struct ringbuf_poller* poller, struct ringbuf_consumer* consumer);
+void ringbuf_poller_free(struct ringbuf_poller* poller);
 /** Consumes from every ring; if there is nothing, sleeps until there is. Blocks.
  * @return records delivered; 0 after timeout_ms; a callback's negative value; -EINTR; -EBADMSG */
-int ringbuf_poll(struct ringbuf_poller *poller, int timeout_ms);
+int ringbuf_poll(struct ringbuf_poller* poller, int timeout_ms);
 /** Consumes from every ring, in the order added. Does not block. */
-int ringbuf_poller_consume(struct ringbuf_poller *poller);
+int ringbuf_poller_consume(struct ringbuf_poller* poller);
 /** One descriptor for all the rings, as ringbuf_consumer_epoll_fd; call ringbuf_poller_consume when it is readable. Borrowed. */
-int ringbuf_poller_epoll_fd(struct ringbuf_poller *poller);
+int ringbuf_poller_epoll_fd(struct ringbuf_poller* poller);
 
 /* ---- Observers and statistics --------------------------------------------------------------------------------------------- */
 
 struct ringbuf_stats {
   uint64_t consumer_pos, producer_pos, pending_pos, overwrite_pos;
-  uint64_t lost[RINGBUF_LOST_REASONS];     /* failed reservations, by enum ringbuf_lost */
-  uint64_t records, bytes, wakeups;        /* consumed, ever; times that a sleeping consumer was woken */
-  uint64_t waiting;                        /* consumers asleep, plus epoll descriptors handed out */
-  uint32_t room_waiters, owner_tid;        /* producers asleep; who is inside reserve at this instant, 0 = nobody */
+  uint64_t lost[RINGBUF_LOST_REASONS]; /* failed reservations, by enum ringbuf_lost */
+  uint64_t records, bytes, wakeups;    /* consumed, ever; times that a sleeping consumer was woken */
+  uint64_t waiting;                    /* consumers asleep, plus epoll descriptors handed out */
+  uint32_t room_waiters, owner_tid;    /* producers asleep; who is inside reserve at this instant, 0 = nobody */
 };
 /** Maps the ring for looking only. @return 0; -EACCES; -ENOMEM; -EDQUOT */
-int ringbuf_observer_attach(struct ringbuf_map *map, struct ringbuf_observer **ret_observer);
-void ringbuf_observer_free(struct ringbuf_observer *observer);
+int ringbuf_observer_attach(struct ringbuf_map* map, struct ringbuf_observer** ret_observer);
+void ringbuf_observer_free(struct ringbuf_observer* observer);
 /** @return 0; the words are read one after the other, so they need not fit together exactly */
-int ringbuf_observer_stats(struct ringbuf_observer *observer, struct ringbuf_stats *ret_stats, size_t size);
+int ringbuf_observer_stats(struct ringbuf_observer* observer, struct ringbuf_stats* ret_stats, size_t size);
 
 /** One record of a dump. flags: RINGBUF_BUSY_BIT (data NULL, size as reserved), RINGBUF_DISCARD_BIT, or 0. */
-typedef int (*ringbuf_dump_fn)(void *ctx, uint64_t pos, uint32_t flags, uint32_t slot, const void *data, size_t size);
+typedef int (*ringbuf_dump_fn)(void* ctx, uint64_t pos, uint32_t flags, uint32_t slot, const void* data, size_t size);
 /** Shows what is in the ring now, oldest first, without consuming it; safe beside working producers and consumers: each record is
  * copied and only shown if it was not overwritten meanwhile. Allocates the largest record's size.
  * @return records shown (of all kinds); the callback's negative value; -EBADMSG; -ENOMEM */
-int64_t ringbuf_observer_dump(struct ringbuf_observer *observer, ringbuf_dump_fn fn, void *ctx);
+int64_t ringbuf_observer_dump(struct ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx);
 
 /** This attachment's own losses. @return 0 */
-int ringbuf_producer_lost(const struct ringbuf_producer *producer, uint64_t ret_lost[RINGBUF_LOST_REASONS]);
+int ringbuf_producer_lost(const struct ringbuf_producer* producer, uint64_t ret_lost[RINGBUF_LOST_REASONS]);
 
-/* ---- For inline callers (ringbuf.hpp) --------------------------------------------------------------------------------------- */
+/* ---- For inline callers (ringbuf.hpp) ---------------------------------------------------------------------------------------
+ */
 
-const struct ringbuf_view *ringbuf_producer_view(const struct ringbuf_producer *producer);
-const struct ringbuf_view *ringbuf_consumer_view(const struct ringbuf_consumer *consumer);
-/* Take and give back the right to consume: 0 or -EBUSY (called from this consumer's own callback). `left`: committed data remain. */
-int ringbuf_consumer_begin(struct ringbuf_consumer *consumer);
-void ringbuf_consumer_end(struct ringbuf_consumer *consumer, int left);
+const struct ringbuf_view* ringbuf_producer_view(const struct ringbuf_producer* producer);
+const struct ringbuf_view* ringbuf_consumer_view(const struct ringbuf_consumer* consumer);
+/* Take and give back the right to consume: 0 or -EBUSY (called from this consumer's own callback). `left`: committed data remain.
+ */
+int ringbuf_consumer_begin(struct ringbuf_consumer* consumer);
+void ringbuf_consumer_end(struct ringbuf_consumer* consumer, int left);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

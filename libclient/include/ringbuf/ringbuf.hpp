@@ -86,7 +86,8 @@ class Map {
     return detail::own<Map, ringbuf_map>([&](auto** h) { return ringbuf_map_create(session.get(), name, max_entries, opts, h); });
   }
   // Without a daemon: for this process and the children that it forks.
-  static Expected<Map> create_embedded(const char* name, std::uint32_t max_entries, const ringbuf_map_create_opts* opts = nullptr) {
+  static Expected<Map> create_embedded(const char* name, std::uint32_t max_entries,
+                                       const ringbuf_map_create_opts* opts = nullptr) {
     return detail::own<Map, ringbuf_map>([&](auto** h) { return ringbuf_map_create(nullptr, name, max_entries, opts, h); });
   }
   static Expected<Map> open_id(Session& session, std::uint32_t id, std::uint32_t rights = 0) {
@@ -121,7 +122,8 @@ class Map {
 class Reservation {
  public:
   Reservation() = default;
-  Reservation(Reservation&& other) noexcept : ring_(other.ring_), data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
+  Reservation(Reservation&& other) noexcept
+      : ring_(other.ring_), data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
   Reservation& operator=(Reservation&& other) noexcept {
     if (this != &other) {
       discard();
@@ -190,7 +192,8 @@ class Consumer {
   static Expected<Consumer> attach(const Map& map, Handler handler) {
     auto kept = std::make_unique<Handler>(std::move(handler));
     ringbuf_consumer* h = nullptr;
-    if (const int r = ringbuf_consumer_attach(map.get(), *kept ? call : nullptr, kept.get(), &h); r < 0) return detail::failure(r);
+    if (const int r = ringbuf_consumer_attach(map.get(), *kept ? call : nullptr, kept.get(), &h); r < 0)
+      return detail::failure(r);
     return Consumer(h, std::move(kept));
   }
 

@@ -122,15 +122,15 @@ struct ringbuf_view {
   uint32_t size; /* of this struct, as the library was built */
   uint32_t ring_flags;
   uint64_t mask; /* N - 1 */
-  struct ringbuf_slot *slots;
-  struct ringbuf_consumer_page *consumer_page;
-  struct ringbuf_producer_page *producer_page;
-  unsigned char *data; /* N bytes, and the same N bytes again */
+  struct ringbuf_slot* slots;
+  struct ringbuf_consumer_page* consumer_page;
+  struct ringbuf_producer_page* producer_page;
+  unsigned char* data; /* N bytes, and the same N bytes again */
   uint32_t page_shift;
-  uint32_t slot;         /* producers */
-  int32_t signal_fd;     /* producers: the eventfd that wakes the consumer */
-  uint32_t slot_count;   /* length of `slots` and of `room_told` */
-  uint64_t *room_told;   /* consumers: the needs that were answered already, one a slot */
+  uint32_t slot;       /* producers */
+  int32_t signal_fd;   /* producers: the eventfd that wakes the consumer */
+  uint32_t slot_count; /* length of `slots` and of `room_told` */
+  uint64_t* room_told; /* consumers: the needs that were answered already, one a slot */
 };
 
 #ifdef __cplusplus

@@ -17,9 +17,10 @@ class Observer {
   explicit Observer(const ringbuf_view& v) : ring_(v) {}
   const Ring& ring() const { return ring_; }
 
-  // Calls f(pos, flags, slot, data, size) -> int for each record reserved before the call and not consumed meanwhile, oldest first.
-  // flags: BUSY (data is null), DISCARD or 0. Returns the number shown, f's negative value, or -EBADMSG (impossible header).
-  // Each record is copied first and shown only if its bytes could not have been reused while copying (S7). May throw bad_alloc.
+  // Calls f(pos, flags, slot, data, size) -> int for each record reserved before the call and not consumed meanwhile, oldest
+  // first. flags: BUSY (data is null), DISCARD or 0. Returns the number shown, f's negative value, or -EBADMSG (impossible
+  // header). Each record is copied first and shown only if its bytes could not have been reused while copying (S7). May throw
+  // bad_alloc.
   template <class F>
   std::int64_t dump(F&& f) const {
     std::vector<unsigned char> copy;
@@ -38,7 +39,7 @@ class Observer {
         copy_out(copy.data(), ring_.at(pos) + RINGBUF_HEADER_SIZE, size);
       }
       if (!ring_.still_unread(pos)) {
-        const std::uint64_t next = ring_.consumer_pos();                        // untrusted: read once
+        const std::uint64_t next = ring_.consumer_pos();                  // untrusted: read once
         if (static_cast<std::int64_t>(next - pos) <= 0) return -EBADMSG;  // it moved back; always going on bounds the walk
         pos = next;
         continue;
@@ -54,7 +55,8 @@ class Observer {
 
  private:
   // Races with the next lap's producer by design; S7 throws a torn copy away. Not memcpy, which TSan intercepts.
-  __attribute__((no_sanitize("thread"))) static void copy_out(unsigned char* to, const volatile unsigned char* from, std::size_t n) {
+  __attribute__((no_sanitize("thread"))) static void copy_out(unsigned char* to, const volatile unsigned char* from,
+                                                              std::size_t n) {
     std::size_t i = 0;
     for (; i + 8 <= n; i += 8) {
       const std::uint64_t word = *reinterpret_cast<const volatile std::uint64_t*>(from + i);

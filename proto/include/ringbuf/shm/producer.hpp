@@ -149,8 +149,9 @@ class Producer {
  private:
   // Takes the cache lines that the next reservations will write, a block at a time and beside each other. The consumer has read
   // them a lap ago, so otherwise each would come over from its core inside the next exchange, one after the other: 68 ns a
-  // 64-byte record instead of 25 in a 512 KiB ring. (prefetchw does not take a line that the other core shares.) Rewrites words of
-  // free space with their own values: what a forged consumer_pos calls free still ends at pending_pos + N, where nobody writes.
+  // 64-byte record instead of 25 in a 512 KiB ring. (prefetchw does not take a line that the other core shares.) Rewrites words
+  // of free space with their own values: what a forged consumer_pos calls free still ends at pending_pos + N, where nobody
+  // writes.
   void claim_ahead(std::uint64_t pos, std::uint64_t end, std::uint64_t pending) const noexcept {
     if (((pos ^ end) & ~(kClaimBytes - 1)) == 0 || end - pos > kClaimBytes) return;
     const std::uint64_t from = (end & ~(kClaimBytes - 1)) + kClaimBytes, to = from + kClaimBytes;

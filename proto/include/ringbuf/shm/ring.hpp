@@ -61,9 +61,9 @@ class Ring {
   }
 
   // --- positions -------------------------------------------------------------------------------------------------
-  std::uint64_t consumer_pos() const { return ref(c_->consumer_pos).load(std::memory_order_acquire); }       // S1
-  std::uint64_t consumer_pos_own() const { return ref(c_->consumer_pos).load(std::memory_order_relaxed); }   // S0
-  std::uint64_t consumer_pos_total() const { return ref(c_->consumer_pos).load(std::memory_order_seq_cst); } // S4 S6
+  std::uint64_t consumer_pos() const { return ref(c_->consumer_pos).load(std::memory_order_acquire); }        // S1
+  std::uint64_t consumer_pos_own() const { return ref(c_->consumer_pos).load(std::memory_order_relaxed); }    // S0
+  std::uint64_t consumer_pos_total() const { return ref(c_->consumer_pos).load(std::memory_order_seq_cst); }  // S4 S6
   // The consumer's one way to give bytes back: the exchange is the barrier of S4 (descriptor handed out) and of S6.
   void publish_consumer_pos(std::uint64_t pos) const {
 #if defined(RINGBUF_TEST_WEAKEN_S4) || defined(RINGBUF_TEST_WEAKEN_S6)
@@ -79,9 +79,9 @@ class Ring {
     ref(p_->producer_pos).store(pos, std::memory_order_release);  // S2
   }
 
-  std::uint64_t pending_pos() const { return ref(p_->pending_pos).load(std::memory_order_relaxed); }  // S5
+  std::uint64_t pending_pos() const { return ref(p_->pending_pos).load(std::memory_order_relaxed); }             // S5
   void set_pending_pos(std::uint64_t pos) const { ref(p_->pending_pos).store(pos, std::memory_order_relaxed); }  // S5
-  std::uint64_t overwrite_pos() const { return ref(p_->overwrite_pos).load(std::memory_order_relaxed); }  // S0
+  std::uint64_t overwrite_pos() const { return ref(p_->overwrite_pos).load(std::memory_order_relaxed); }         // S0
   std::uint64_t cached_pos() const { return ref(p_->cached_pos).load(std::memory_order_relaxed); }               // S5
   void set_cached_pos(std::uint64_t pos) const { ref(p_->cached_pos).store(pos, std::memory_order_relaxed); }    // S5
 
@@ -116,7 +116,7 @@ class Ring {
 #if defined(RINGBUF_TEST_WEAKEN_S4)
     ref(c_->waiting).store(ref(c_->waiting).load(std::memory_order_relaxed) + 1, std::memory_order_release);
 #else
-    ref(c_->waiting).fetch_add(1, std::memory_order_seq_cst);  // S4
+    ref(c_->waiting).fetch_add(1, std::memory_order_seq_cst);        // S4
 #endif
   }
   void sub_waiting() const { ref(c_->waiting).fetch_sub(1, std::memory_order_seq_cst); }  // S4
@@ -141,9 +141,9 @@ class Ring {
   }
 
   // --- room for waiting producers (S6) -----------------------------------------------------------------------------
-  std::uint32_t room_waiters() const { return ref(p_->room_waiters).load(std::memory_order_seq_cst); }  // S6
-  void add_room_waiter() const { ref(p_->room_waiters).fetch_add(1, std::memory_order_seq_cst); }       // S6
-  void sub_room_waiter() const { ref(p_->room_waiters).fetch_sub(1, std::memory_order_seq_cst); }       // S6
+  std::uint32_t room_waiters() const { return ref(p_->room_waiters).load(std::memory_order_seq_cst); }             // S6
+  void add_room_waiter() const { ref(p_->room_waiters).fetch_add(1, std::memory_order_seq_cst); }                  // S6
+  void sub_room_waiter() const { ref(p_->room_waiters).fetch_sub(1, std::memory_order_seq_cst); }                  // S6
   std::uint64_t need(std::uint32_t slot) const { return ref(slots_[slot].need).load(std::memory_order_seq_cst); }  // S6
   void set_need(std::uint32_t slot, std::uint64_t need) const {
     ref(slots_[slot].need).exchange(need, std::memory_order_seq_cst);  // S6
@@ -155,8 +155,8 @@ class Ring {
     }
   }
   std::uint32_t* room_futex() const { return &c_->room_seq; }
-  std::uint32_t room_seq() const { return ref(c_->room_seq).load(std::memory_order_seq_cst); }        // S6
-  void bump_room_seq() const { ref(c_->room_seq).fetch_add(1, std::memory_order_seq_cst); }           // S6
+  std::uint32_t room_seq() const { return ref(c_->room_seq).load(std::memory_order_seq_cst); }  // S6
+  void bump_room_seq() const { ref(c_->room_seq).fetch_add(1, std::memory_order_seq_cst); }     // S6
 
   // --- overwritten while copied? (S7) --------------------------------------------------------------------------------
   // After copying bytes at or behind `pos`: true if no producer may have reused them meanwhile.
@@ -169,7 +169,7 @@ class Ring {
 
   // --- statistics ----------------------------------------------------------------------------------------------------
   void count_lost(std::uint32_t slot, ringbuf_lost why) const {
-    ref(p_->lost[why]).fetch_add(1, std::memory_order_relaxed);          // S0
+    ref(p_->lost[why]).fetch_add(1, std::memory_order_relaxed);           // S0
     ref(slots_[slot].lost[why]).fetch_add(1, std::memory_order_relaxed);  // S0
   }
   std::uint64_t lost(ringbuf_lost why) const { return ref(p_->lost[why]).load(std::memory_order_relaxed); }  // S0
@@ -180,10 +180,10 @@ class Ring {
     ref(c_->records).store(ref(c_->records).load(std::memory_order_relaxed) + records, std::memory_order_relaxed);  // S0
     ref(c_->bytes).store(ref(c_->bytes).load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);        // S0
   }
-  void count_wakeup() const { ref(c_->wakeups).fetch_add(1, std::memory_order_relaxed); }               // S0
-  std::uint64_t records() const { return ref(c_->records).load(std::memory_order_relaxed); }            // S0
-  std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }                // S0
-  std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }            // S0
+  void count_wakeup() const { ref(c_->wakeups).fetch_add(1, std::memory_order_relaxed); }     // S0
+  std::uint64_t records() const { return ref(c_->records).load(std::memory_order_relaxed); }  // S0
+  std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }      // S0
+  std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }  // S0
 
   // Embedded rings have no daemon that gives slots out. 0: all are taken.
   std::uint32_t take_slot(std::uint32_t slot_count) const {
