@@ -153,7 +153,13 @@ TEST(Mapping, AddressSpaceIsGivenBack) {
   EXPECT_LT(address_space_kib(), before + 3 * 1024);
 }
 
-class MappingAccess : public ::testing::TestWithParam<std::tuple<Access, Access>> {};
+struct Role {
+  const char* name;
+  Access c, p;
+};
+void PrintTo(const Role& role, std::ostream* out) { *out << role.name; }
+
+class MappingAccess : public ::testing::TestWithParam<Role> {};
 
 // Writes in a child with the default action, so that the fault is seen as the signal that ends it.
 template <class Word>
@@ -169,7 +175,7 @@ bool write_faults(Word* word) {
 
 TEST_P(MappingAccess, OnlyWritablePiecesCanBeWrittenAndProtectionCannotBeLifted) {
   const auto m = memory(4096);
-  const auto [c, p] = GetParam();
+  const Access c = GetParam().c, p = GetParam().p;
   const auto c_ro = shm::reopen_read_only(m.c.get());
   const auto p_ro = shm::reopen_read_only(m.p.get());
   ASSERT_TRUE(c_ro && p_ro);
@@ -187,10 +193,11 @@ TEST_P(MappingAccess, OnlyWritablePiecesCanBeWrittenAndProtectionCannotBeLifted)
 }
 
 INSTANTIATE_TEST_SUITE_P(Roles, MappingAccess,
-                         ::testing::Values(std::tuple{Access::ReadOnly, Access::ReadWrite},     // producer
-                                           std::tuple{Access::ReadWrite, Access::ReadOnly},     // consumer
-                                           std::tuple{Access::ReadOnly, Access::ReadOnly},      // observer
-                                           std::tuple{Access::ReadWrite, Access::ReadWrite}));  // embedded
+                         ::testing::Values(Role{"Producer", Access::ReadOnly, Access::ReadWrite},
+                                           Role{"Consumer", Access::ReadWrite, Access::ReadOnly},
+                                           Role{"Observer", Access::ReadOnly, Access::ReadOnly},
+                                           Role{"Embedded", Access::ReadWrite, Access::ReadWrite}),
+                         [](const auto& role) { return role.param.name; });
 
 }  // namespace
 }  // namespace ringbuf

@@ -56,6 +56,9 @@ struct Case {
   bool processes;
   std::uint32_t max_entries;
 };
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.producers << (c.processes ? " processes, " : " threads, ") << c.max_entries << " bytes";
+}
 
 // Shared between processes.
 struct Shared {

@@ -11,6 +11,8 @@ struct Pair {
   const char* consumer;
 };
 
+void PrintTo(const Pair& pair, std::ostream* out) { *out << pair.producer << " and " << pair.consumer; }
+
 class Examples : public ::testing::TestWithParam<Pair> {
  protected:
   void SetUp() override { ::setenv("RINGBUFD_SOCKET", daemon_.socket().c_str(), 1); }
