@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include "map.hpp"
-#include "ringbuf/shm/ring.hpp"
 
 namespace ringbuf {
 namespace {
@@ -56,27 +55,14 @@ int Attachment::from_daemon(const ringbuf_map& map) {
 
 int Attachment::from_embedded(const ringbuf_map& map) {
   EmbeddedRing& ring = *map.embedded;
-  std::lock_guard lock(ring.mutex);
-  if (ring.pid != pid_) {  // a child inherits the list of slots that its parent still gives out
-    ring.free_slots.clear();
-    ring.pid = pid_;
-  }
-  if (role_ == RINGBUF_PRODUCER && (ring.spec.ring_flags & RINGBUF_F_SINGLE_PRODUCER) && ring.attached[RINGBUF_PRODUCER] != 0)
-    return api_fail(EBUSY, "the map has its single producer already");
   if (role_ == RINGBUF_PRODUCER) {
     notify_.reset(::fcntl(ring.signal.get(), F_DUPFD_CLOEXEC, 3));
     if (!notify_) return api_fail(Error{errno, "duplicate an eventfd"});
-    auto whole =
-        Mapping::map_ring(ring.memory.c.get(), ring.memory.p.get(), ring.memory.layout, Access::ReadOnly, Access::ReadWrite);
-    if (!whole) return api_fail(whole.error());
-    if (ring.free_slots.empty()) {
-      slot_ = shm::Ring(whole->view()).take_slot(RINGBUF_SLOT_COUNT);
-      if (slot_ == 0)
-        return api_fail(EUSERS, "the map has had " + std::to_string(RINGBUF_SLOT_COUNT - 1) + " producers; no slot is left");
-    } else {
-      slot_ = ring.free_slots.back();
-      ring.free_slots.pop_back();
-    }
+    const bool single = ring.spec.ring_flags & RINGBUF_F_SINGLE_PRODUCER;
+    slot_ = ring.ring().take_slot(single ? 2 : RINGBUF_SLOT_COUNT);
+    if (slot_ == 0)
+      return single ? api_fail(EBUSY, "the map has its single producer already")
+                    : api_fail(EUSERS, "the map has " + std::to_string(RINGBUF_SLOT_COUNT - 1) + " producers; no slot is left");
   } else if (role_ == RINGBUF_CONSUMER) {
     auto epoll = make_epoll();
     if (!epoll) return api_fail(epoll.error());
@@ -84,7 +70,10 @@ int Attachment::from_embedded(const ringbuf_map& map) {
     notify_ = std::move(*epoll);
   }
   embedded_ = map.embedded;
-  ++ring.attached[role_];
+  {
+    std::lock_guard lock(ring.mutex);
+    ++ring.attached[role_];
+  }
   return map_memory(ring.memory.c.get(), ring.memory.p.get(), ring.memory.layout, ring.spec.ring_flags);
 }
 
@@ -104,7 +93,7 @@ Attachment::~Attachment() {
   if (embedded_) {
     std::lock_guard lock(embedded_->mutex);
     --embedded_->attached[role_];
-    if (slot_ != 0) embedded_->free_slots.push_back(slot_);
+    if (slot_ != 0) embedded_->ring().give_slot(slot_);
   }
   errno = saved;
 }

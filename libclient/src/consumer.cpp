@@ -19,7 +19,7 @@ ringbuf_view with_told(ringbuf_view v, std::uint64_t* told) {
 std::shared_ptr<ConsumerTurn> ConsumerTurn::of(const Attachment& a) {
   // Keyed by process as well: a child must not share a mutex that its parent may have held during fork.
   using Key = std::pair<pid_t, std::pair<std::uint64_t, std::uint64_t>>;
-  static std::mutex mutex;
+  static ForkMutex mutex;
   static std::map<Key, std::weak_ptr<ConsumerTurn>> all;
   std::lock_guard lock(mutex);
   std::erase_if(all, [](const auto& entry) { return entry.second.expired(); });
@@ -55,14 +55,14 @@ ringbuf_consumer::~ringbuf_consumer() {
   if (again && attachment->ours()) ring.ring().sub_waiting();
 }
 
-int ringbuf_consumer::begin() {
+int ringbuf_consumer::begin(bool edges) {
   turn->mutex.lock();
   if (turn->taken) {
     turn->mutex.unlock();
     return api_fail(EBUSY, "a callback may not consume the ring that called it");
   }
   turn->taken = true;
-  if (again) clear_edges(attachment->wait_fd());
+  if (again || edges) clear_edges(attachment->wait_fd());
   return 0;
 }
 
@@ -76,22 +76,26 @@ void ringbuf_consumer::end(bool left) {
   turn->mutex.unlock();
 }
 
-int ringbuf_consumer::consume(std::uint64_t limit) {
+int ringbuf_consumer::consume(std::uint64_t limit, bool edges, bool* ret_corrupt) {
   if (!fn) return api_fail(EINVAL, "the consumer was attached without a callback");
-  if (int r = begin(); r < 0) return r;
+  if (int r = begin(edges); r < 0) return r;
   std::int64_t n;
+  int answer = 0;
   {
     struct Turn {  // given back also when a C++ callback throws
       ringbuf_consumer* consumer;
       bool left = true;
       ~Turn() { consumer->end(left); }
     } held{this};
-    n = ring.consume([this](void* data, std::size_t size) { return fn(ctx, data, size); }, limit, &held.left);
+    n = ring.consume([&](void* data, std::size_t size) { return answer = fn(ctx, data, size); }, limit, &held.left);
   }
   if (n >= 0) return static_cast<int>(std::min<std::int64_t>(n, INT_MAX));
-  if (n == -EBADMSG) return api_fail(EBADMSG, "the ring is corrupt at consumer_pos; ringbuf_consumer_reset skips what it holds");
-  errno = static_cast<int>(-n);
-  return static_cast<int>(n);
+  if (answer >= 0) {
+    if (ret_corrupt) *ret_corrupt = true;
+    return api_fail(EBADMSG, "the ring is corrupt at consumer_pos; ringbuf_consumer_reset skips what it holds");
+  }
+  errno = -answer;
+  return answer;
 }
 
 bool ringbuf_consumer::must_not_sleep() {
@@ -126,18 +130,23 @@ int ringbuf_consumer_attach(ringbuf_map* map, ringbuf_sample_fn fn, void* ctx, r
 
 void ringbuf_consumer_free(ringbuf_consumer* consumer) { delete consumer; }
 
-int ringbuf_consume(ringbuf_consumer* consumer) { return consumer->consume(UINT64_MAX); }
+int ringbuf_consume(ringbuf_consumer* consumer) { return ringbuf_consume_n(consumer, SIZE_MAX); }
 
-int ringbuf_consume_n(ringbuf_consumer* consumer, size_t n) { return n == 0 ? 0 : consumer->consume(n); }
+int ringbuf_consume_n(ringbuf_consumer* consumer, size_t n) {
+  if (!consumer) return api_fail(EINVAL, "consumer is NULL");
+  return n == 0 ? 0 : consumer->consume(n);
+}
 
 int64_t ringbuf_consumer_reset(ringbuf_consumer* consumer) {
+  if (!consumer) return api_fail(EINVAL, "consumer is NULL");
   if (int r = consumer->begin(); r < 0) return r;
-  const std::uint64_t skipped = consumer->ring.reset();
+  const std::int64_t skipped = consumer->ring.reset();
   consumer->end(consumer->ring.ring().ready_at(consumer->ring.ring().consumer_pos_own()));
-  return static_cast<int64_t>(skipped);
+  return skipped;
 }
 
 int ringbuf_consumer_epoll_fd(ringbuf_consumer* consumer) {
+  if (!consumer) return api_fail(EINVAL, "consumer is NULL");
   return guarded([&] { return consumer->hand_out(); });
 }
 

@@ -25,11 +25,11 @@ struct ringbuf_consumer {
   ringbuf_consumer(std::unique_ptr<ringbuf::Attachment> a, ringbuf_sample_fn f, void* c);
   ~ringbuf_consumer();
 
-  // 0 or -EBUSY. While held, the ring is this thread's to consume.
-  int begin();
+  // 0 or -EBUSY. While held, the ring is this thread's to consume. `edges`: the wait descriptor may be readable.
+  int begin(bool edges = false);
   void end(bool left);
-  // Under begin: all or `limit` records to fn.
-  int consume(std::uint64_t limit);
+  // Under begin: all or `limit` records to fn. *ret_corrupt is set if that, and not fn, is why the result is -EBADMSG.
+  int consume(std::uint64_t limit, bool edges = false, bool* ret_corrupt = nullptr);
   bool must_not_sleep();
   int hand_out();  // the epoll descriptor, for the application's own loop
 

@@ -42,6 +42,7 @@ int create_embedded(const char* name, const ringbuf_map_create_req& req, ringbuf
   auto ring = std::make_shared<EmbeddedRing>();
   ring->spec = {req.max_entries, req.map_type, req.map_flags, req.ring_flags, req.numa_node};
   ring->name = name;
+  ring->mode = req.mode ? req.mode : 0600;
   if (auto checked = wire::decode_name(req.name); !checked) return api_fail(checked.error());
   if (req.key_size != 0 || req.value_size != 0 || req.map_extra != 0)
     return api_fail(EINVAL, "key_size, value_size and map_extra must be 0");
@@ -52,6 +53,11 @@ int create_embedded(const char* name, const ringbuf_map_create_req& req, ringbuf
   auto signal = make_eventfd();
   if (!signal) return api_fail(signal.error());
   ring->signal = std::move(*signal);
+  using Access = Mapping::Access;
+  auto mapping =
+      Mapping::map_ring(ring->memory.c.get(), ring->memory.p.get(), ring->memory.layout, Access::ReadOnly, Access::ReadWrite);
+  if (!mapping) return api_fail(mapping.error());
+  ring->mapping = std::move(*mapping);
   auto map = std::make_unique<ringbuf_map>();
   map->embedded = std::move(ring);
   *ret_map = map.release();
@@ -172,12 +178,12 @@ int ringbuf_map_get_info(ringbuf_map* map, ringbuf_map_info* ret_info, size_t si
       info.ring_flags = ring.spec.ring_flags;
       std::memcpy(info.name, ring.name.data(), std::min(ring.name.size(), sizeof info.name - 1));
       info.bytes_memlock = ring.memory.layout.c_size() + ring.memory.layout.p_size();
-      info.mode = 0600;
+      info.mode = ring.mode;
       info.uid = ::geteuid();
       info.gid = ::getegid();
       info.rights = RINGBUF_RIGHT_ALL;
       info.tokens = 1;
-      info.producers = ring.attached[RINGBUF_PRODUCER];
+      info.producers = ring.ring().slots_taken(RINGBUF_SLOT_COUNT);
       info.consumers = ring.attached[RINGBUF_CONSUMER];
       info.observers = ring.attached[RINGBUF_OBSERVER];
     }

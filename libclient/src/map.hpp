@@ -2,12 +2,13 @@
 // A map as this process holds it: a token of the daemon's, or an embedded ring. Attaching works the same for both.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "base/mapping.hpp"
 #include "base/notify.hpp"
+#include "ringbuf/shm/ring.hpp"
 #include "session.hpp"
 #include "shm/create.hpp"
 
@@ -19,11 +20,13 @@ struct EmbeddedRing {
   shm::RingMemory memory;
   shm::RingSpec spec;
   std::string name;
+  unsigned mode = 0;
   UniqueFd signal;
-  std::mutex mutex;
-  pid_t pid = 0;                          // guarded by mutex: whose free_slots these are
-  std::vector<std::uint32_t> free_slots;  // guarded by mutex: given back by this process
-  unsigned attached[4] = {};              // guarded by mutex: by role, of this process
+  Mapping mapping;  // gives out producers' slots, to children as well
+  ForkMutex mutex{[this] { std::fill(std::begin(attached), std::end(attached), 0); }};
+  unsigned attached[4] = {};  // guarded by mutex: by role, of this process
+
+  shm::Ring ring() const { return shm::Ring(mapping.view()); }
 };
 
 // One attachment: the mapped ring and what it takes to leave it. Detaches when destroyed.

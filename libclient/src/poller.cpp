@@ -10,22 +10,41 @@
 using namespace ringbuf;
 
 struct ringbuf_poller {
+  struct Member {
+    ringbuf_consumer* consumer;
+    bool edges;  // its wait descriptor was readable
+  };
   UniqueFd epoll;  // holds the wait descriptors of all consumers, level-triggered
-  std::vector<ringbuf_consumer*> consumers;
+  std::vector<Member> members;
   bool handed_out = false;
+  bool consuming = false;
 
   int consume();
   int sleep(int timeout_ms);
+  std::vector<Member>::iterator find(const ringbuf_consumer* c) {
+    return std::find_if(members.begin(), members.end(), [&](const Member& m) { return m.consumer == c; });
+  }
 };
 
-// Every ring in the order added. The first error ends it.
+// Every ring in the order added. A callback's negative value ends it; a corrupt ring does not keep the others waiting. Edges are
+// taken from a ring only when it is looked at: another poller may sleep on them.
 int ringbuf_poller::consume() {
+  if (consuming) return api_fail(EBUSY, "a callback may not use the poller that called it");
+  struct Consuming {
+    bool& flag;
+    ~Consuming() { flag = false; }
+  } held{consuming = true};
   std::int64_t total = 0;
-  for (ringbuf_consumer* c : consumers) {
-    const int n = c->consume(UINT64_MAX);
-    if (n < 0) return n;
-    total += n;
+  bool corrupt = false;
+  for (Member& m : members) {
+    bool broken = false;
+    const int n = m.consumer->consume(UINT64_MAX, m.edges, &broken);
+    if (n < 0 && !broken) return n;
+    m.edges = false;
+    corrupt |= broken;
+    if (!broken) total += n;
   }
+  if (corrupt) return api_fail(EBADMSG, "a ring is corrupt at consumer_pos; ringbuf_consume of each of them tells which");
   return static_cast<int>(std::min<std::int64_t>(total, INT_MAX));
 }
 
@@ -33,17 +52,17 @@ int ringbuf_poller::consume() {
 // the rings are looked at for the last time.
 int ringbuf_poller::sleep(int timeout_ms) {
   bool awake = false;
-  for (ringbuf_consumer* c : consumers) c->ring.ring().add_waiting();
-  for (ringbuf_consumer* c : consumers) awake |= c->must_not_sleep();
+  for (Member& m : members) m.consumer->ring.ring().add_waiting();
+  for (Member& m : members) awake |= m.consumer->must_not_sleep();
   epoll_event events[16];
   const int n = awake ? 0 : ::epoll_wait(epoll.get(), events, 16, timeout_ms);
   const int err = errno;
-  for (ringbuf_consumer* c : consumers) c->ring.ring().sub_waiting();
+  for (Member& m : members) m.consumer->ring.ring().sub_waiting();
   if (n < 0) return api_fail(Error{err, "sleep"});
   for (int i = 0; i < n; ++i) {
-    auto* c = static_cast<ringbuf_consumer*>(events[i].data.ptr);
-    c->ring.ring().count_wakeup();
-    clear_edges(c->attachment->wait_fd());
+    const auto m = find(static_cast<ringbuf_consumer*>(events[i].data.ptr));
+    m->consumer->ring.ring().count_wakeup();
+    m->edges = true;
   }
   return awake || n > 0;
 }
@@ -53,17 +72,17 @@ int ringbuf_poller_new(ringbuf_poller** ret_poller) {
   return guarded([&] {
     auto epoll = make_epoll();
     if (!epoll) return api_fail(epoll.error());
-    *ret_poller = new ringbuf_poller{std::move(*epoll), {}, false};
+    *ret_poller = new ringbuf_poller{std::move(*epoll), {}};
     return 0;
   });
 }
 
 int ringbuf_poller_add(ringbuf_poller* poller, ringbuf_consumer* consumer) {
-  if (!consumer) return api_fail(EINVAL, "consumer is NULL");
+  if (!poller || !consumer) return api_fail(EINVAL, "poller or consumer is NULL");
+  if (poller->consuming) return api_fail(EBUSY, "a callback may not change the poller that called it");
   return guarded([&] {
-    if (std::find(poller->consumers.begin(), poller->consumers.end(), consumer) != poller->consumers.end())
-      return api_fail(EEXIST, "the poller has this consumer already");
-    poller->consumers.reserve(poller->consumers.size() + 1);
+    if (poller->find(consumer) != poller->members.end()) return api_fail(EEXIST, "the poller has this consumer already");
+    poller->members.reserve(poller->members.size() + 1);
     if (poller->handed_out)
       if (int r = consumer->hand_out(); r < 0) return r;
     epoll_event e{};
@@ -71,22 +90,25 @@ int ringbuf_poller_add(ringbuf_poller* poller, ringbuf_consumer* consumer) {
     e.data.ptr = consumer;
     if (::epoll_ctl(poller->epoll.get(), EPOLL_CTL_ADD, consumer->attachment->wait_fd(), &e) < 0)
       return api_fail(Error{errno, "add a consumer to a poller"});
-    poller->consumers.push_back(consumer);
+    poller->members.push_back({consumer, false});
     return 0;
   });
 }
 
 int ringbuf_poller_remove(ringbuf_poller* poller, ringbuf_consumer* consumer) {
-  const auto at = std::find(poller->consumers.begin(), poller->consumers.end(), consumer);
-  if (at == poller->consumers.end()) return api_fail(ENOENT, "the poller does not have this consumer");
+  if (!poller || !consumer) return api_fail(EINVAL, "poller or consumer is NULL");
+  if (poller->consuming) return api_fail(EBUSY, "a callback may not change the poller that called it");
+  const auto at = poller->find(consumer);
+  if (at == poller->members.end()) return api_fail(ENOENT, "the poller does not have this consumer");
   ::epoll_ctl(poller->epoll.get(), EPOLL_CTL_DEL, consumer->attachment->wait_fd(), nullptr);
-  poller->consumers.erase(at);
+  poller->members.erase(at);
   return 0;
 }
 
 void ringbuf_poller_free(ringbuf_poller* poller) { delete poller; }
 
 int ringbuf_poll(ringbuf_poller* poller, int timeout_ms) {
+  if (!poller) return api_fail(EINVAL, "poller is NULL");
   if (timeout_ms < -1) return api_fail(EINVAL, "timeout_ms must be -1 or more");
   const std::uint64_t begin = shm::now_ns();
   for (;;) {
@@ -102,12 +124,13 @@ int ringbuf_poll(ringbuf_poller* poller, int timeout_ms) {
   }
 }
 
-int ringbuf_poller_consume(ringbuf_poller* poller) { return poller->consume(); }
+int ringbuf_poller_consume(ringbuf_poller* poller) { return poller ? poller->consume() : api_fail(EINVAL, "poller is NULL"); }
 
 int ringbuf_poller_epoll_fd(ringbuf_poller* poller) {
+  if (!poller) return api_fail(EINVAL, "poller is NULL");
   return guarded([&] {
-    for (ringbuf_consumer* c : poller->consumers)
-      if (int r = c->hand_out(); r < 0) return r;
+    for (auto& m : poller->members)
+      if (int r = m.consumer->hand_out(); r < 0) return r;
     poller->handed_out = true;
     return poller->epoll.get();
   });

@@ -25,11 +25,15 @@ int ringbuf_producer_attach(ringbuf_map* map, ringbuf_producer** ret_producer) {
 
 void ringbuf_producer_free(ringbuf_producer* producer) { delete producer; }
 
-void* ringbuf_reserve(ringbuf_producer* producer, size_t size, uint64_t flags) { return producer->ring.reserve(size, flags); }
+void* ringbuf_reserve(ringbuf_producer* producer, size_t size, uint64_t flags) {
+  if (producer) return producer->ring.reserve(size, flags);
+  errno = EINVAL;
+  return nullptr;
+}
 
 void* ringbuf_reserve_wait(ringbuf_producer* producer, size_t size, int timeout_ms) {
-  if (timeout_ms < -1) {
-    api_fail(EINVAL, "timeout_ms must be -1 or more");
+  if (!producer || timeout_ms < -1) {
+    errno = EINVAL;
     return nullptr;
   }
   return producer->room.reserve(size, timeout_ms);
@@ -39,7 +43,7 @@ void ringbuf_submit(ringbuf_producer* producer, void* data, uint64_t flags) { pr
 void ringbuf_discard(ringbuf_producer* producer, void* data, uint64_t flags) { producer->ring.discard(data, flags); }
 
 int ringbuf_output(ringbuf_producer* producer, const void* data, size_t size, uint64_t flags) {
-  const int r = producer->ring.output(data, size, flags);
+  const int r = producer ? producer->ring.output(data, size, flags) : -EINVAL;
   if (r < 0) errno = -r;
   return r;
 }

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "session.hpp"
 
-#include <pthread.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
-#include <set>
 
 #include "base/seqpacket.hpp"
 
@@ -18,36 +16,6 @@ std::string default_socket() {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
   if (::geteuid() != 0 && runtime && *runtime) return std::string(runtime) + "/ringbufd.sock";
   return "/run/ringbufd/ringbufd.sock";
-}
-
-struct Session::Fork {
-  static inline std::mutex mutex;
-  static inline std::set<Session*> all;  // guarded by mutex
-
-  static void prepare() {
-    mutex.lock();
-    for (Session* s : all) s->mutex_.lock();
-  }
-  static void parent() {
-    for (Session* s : all) s->mutex_.unlock();
-    mutex.unlock();
-  }
-  static void child() {
-    for (Session* s : all) s->socket_.reset();
-    parent();
-  }
-};
-
-Session::Session(std::string path) : path_(std::move(path)) {
-  static const int once = ::pthread_atfork(Fork::prepare, Fork::parent, Fork::child);
-  (void)once;
-  std::lock_guard lock(Fork::mutex);
-  Fork::all.insert(this);
-}
-
-Session::~Session() {
-  std::lock_guard lock(Fork::mutex);
-  Fork::all.erase(this);
 }
 
 int Session::open() {

@@ -12,6 +12,7 @@
 
 #include "base/unique_fd.hpp"
 #include "error.hpp"
+#include "fork_mutex.hpp"
 #include "ringbuf/ringbuf.h"
 #include "wire/codec.hpp"
 
@@ -25,9 +26,7 @@ struct Reply {
 
 class Session {
  public:
-  explicit Session(std::string path);
-  ~Session();
-  Session(const Session&) = delete;
+  explicit Session(std::string path) : path_(std::move(path)) {}
 
   // Connects and greets. 0 or as api_fail.
   int open();
@@ -59,12 +58,9 @@ class Session {
   int open_locked();
   int exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
 
-  // fork: no request is under way, and the child's copies of the sockets are closed, so that the daemon notices when the parent
-  // goes.
-  struct Fork;
-
   const std::string path_;
-  std::mutex mutex_;
+  // A child closes its copy of the socket, so that the daemon notices when the parent goes.
+  ForkMutex mutex_{[this] { socket_.reset(); }};
   UniqueFd socket_;               // guarded by mutex_
   std::uint64_t connection_ = 0;  // guarded by mutex_
   std::uint32_t seq_ = 0;         // guarded by mutex_

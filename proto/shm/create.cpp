@@ -29,18 +29,26 @@ bool node_exists(std::uint32_t node) {
 // While it lives, pages that this thread allocates come from `node` if possible.
 class PreferNode {
  public:
-  explicit PreferNode(const RingSpec& spec) : on_((spec.map_flags & kNumaNode) && spec.numa_node != kAnyNode) {
-    if (!on_ || spec.numa_node >= 8 * sizeof(unsigned long)) return;
-    const unsigned long mask = 1ul << spec.numa_node;
-    ::syscall(SYS_set_mempolicy, MPOL_PREFERRED, &mask, 8 * sizeof mask + 1);
+  explicit PreferNode(const RingSpec& spec) {
+    if (!(spec.map_flags & kNumaNode) || spec.numa_node >= kMaxNodes) return;  // kAnyNode, too
+    if (::syscall(SYS_get_mempolicy, &mode_, before_, kMaxNodes, nullptr, 0) < 0) return;
+    Nodes nodes{};
+    nodes[spec.numa_node / kBits] = 1ul << (spec.numa_node % kBits);
+    on_ = ::syscall(SYS_set_mempolicy, MPOL_PREFERRED, nodes, kMaxNodes) == 0;
   }
   PreferNode(const PreferNode&) = delete;
   ~PreferNode() {
-    if (on_) ::syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0);
+    if (on_) ::syscall(SYS_set_mempolicy, mode_, before_, kMaxNodes);
   }
 
  private:
-  bool on_;
+  static constexpr unsigned kMaxNodes = 1024;  // as CONFIG_NODES_SHIFT allows
+  static constexpr unsigned kBits = 8 * sizeof(unsigned long);
+  using Nodes = unsigned long[kMaxNodes / kBits];
+
+  bool on_ = false;
+  int mode_ = 0;
+  Nodes before_{};
 };
 
 Result<UniqueFd> memfd(const char* name) {

@@ -3,6 +3,10 @@
 
 #include <algorithm>
 
+#ifndef RINGBUF_TEST_ANNOUNCED
+#define RINGBUF_TEST_ANNOUNCED(producer)  // for a test of what may happen between announcing and looking
+#endif
+
 namespace ringbuf::shm {
 namespace {
 
@@ -51,9 +55,10 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
   }
   if (timeout_ms == 0) return producer_.reserve(size, 0);
   const std::uint64_t seen = ring.consumer_pos();
-  void* payload = producer_.reserve(size, 0, false);
+  ringbuf_lost why{};
+  void* payload = producer_.reserve(size, 0, &why);
   if (payload) return payload;
-  if (errno != EAGAIN) return lost(errno);
+  if (errno != EAGAIN) return lost(errno, why);
   for (int i = 0; i < kSpins && ring.consumer_pos() == seen; ++i) cpu_relax();
 
   const std::uint64_t begin = now_ns();
@@ -66,7 +71,8 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
       std::unique_lock lock(mutex_);
       announce(lock);
     }
-    payload = producer_.reserve(size, 0, false);
+    RINGBUF_TEST_ANNOUNCED(producer_);
+    payload = producer_.reserve(size, 0, &why);
     err = payload ? 0 : errno;
     if (err != EAGAIN) break;
     const std::uint64_t waited = now_ns() - begin;
@@ -97,14 +103,11 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
     }
   }
   delist(me);
-  return payload ? payload : lost(err);
+  return payload ? payload : lost(err, why);
 }
 
-void* RoomWaiter::lost(int err) const noexcept {
-  if (err != EINTR) {
-    const auto why = err == E2BIG ? RINGBUF_LOST_TOO_BIG : err == ETIMEDOUT ? RINGBUF_LOST_FULL : RINGBUF_LOST_LOCK;
-    producer_.ring().count_lost(producer_.slot(), why);
-  }
+void* RoomWaiter::lost(int err, ringbuf_lost why) const noexcept {
+  if (err != EINTR) producer_.ring().count_lost(producer_.slot(), why);
   errno = err;
   return nullptr;
 }

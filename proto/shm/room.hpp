@@ -27,7 +27,7 @@ class RoomWaiter {
   };
   void enlist(Waiter& w);
   void delist(Waiter& w);
-  void* lost(int err) const noexcept;  // counts the reservation that is given up; always null, with errno
+  void* lost(int err, ringbuf_lost why) const noexcept;  // counts the reservation that is given up; always null, with errno
   // Publishes the smallest need with a new turn, so that the consumer tells it even if it told the same need before.
   void announce(const std::unique_lock<std::mutex>& held);
 

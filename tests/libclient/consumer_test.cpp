@@ -247,15 +247,18 @@ TEST_F(CppConsumer, ConsumingFromAHandlerIsRefused) {
   EXPECT_EQ(inner, -EBUSY);
 }
 
-TEST_F(CppConsumer, AnExceptionFromAnInlineHandlerLeavesTheRingFree) {
-  put_all({"1", "2"});
-  EXPECT_THROW(consumer.consume([](void*, std::size_t) -> int { throw std::runtime_error("no"); }), std::runtime_error);
+// As for a negative result, the record that was handed over is consumed: nothing comes twice, nobody is stuck behind it.
+TEST_F(CppConsumer, AnExceptionFromAnInlineHandlerConsumesItsRecord) {
+  put_all({"1", "2", "3", "4", "5"});
+  int seen = 0;
+  EXPECT_THROW(consumer.consume([&](void*, std::size_t) -> int { return ++seen == 3 ? throw std::runtime_error("no") : 0; }),
+               std::runtime_error);
   std::int64_t n = 0;
   std::thread([&] { n = consumer.consume(nothing); }).join();  // another thread: a lock left behind would stop it
-  EXPECT_EQ(n, 2) << "what the handler did not finish is delivered again";
+  EXPECT_EQ(n, 2);
 }
 
-TEST_F(CppConsumer, AnExceptionFromAKeptHandlerLeavesTheRingFree) {
+TEST_F(CppConsumer, AnExceptionFromAKeptHandlerConsumesItsRecord) {
   bool angry = true;
   auto kept = ringbuf::Consumer::attach(map, [&](std::span<const std::byte>) -> int {
     if (angry) throw std::runtime_error("no");
@@ -267,7 +270,7 @@ TEST_F(CppConsumer, AnExceptionFromAKeptHandlerLeavesTheRingFree) {
   put_all({"1", "2"});
   EXPECT_THROW(poller->poll(0), std::runtime_error);
   angry = false;
-  EXPECT_EQ(poller->poll(0), 2);
+  EXPECT_EQ(poller->poll(0), 1);
   std::int64_t n = -1;
   std::thread([&] { n = consumer.consume(nothing); }).join();
   EXPECT_EQ(n, 0);

@@ -2,6 +2,7 @@
 // Embedded rings over fork, in every order of attaching and forking; what a child may not use.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "embedded.hpp"
@@ -120,23 +121,73 @@ TEST(Fork, ManyChildrenAndTheParentProduce) {
 TEST(Fork, SlotsAreNeverSharedBetweenParentAndChild) {
   const auto map = embedded_map();
   for (int i = 0; i < 3; ++i) producer_of(map);  // attach and free
-  {
-    const auto a = producer_of(map), b = producer_of(map);  // several slots in the parent's list of free ones
-  }
-  int slots[2];
-  ASSERT_EQ(::pipe2(slots, O_CLOEXEC), 0);
+  int theirs[2], mine[2];
+  ASSERT_EQ(::pipe2(theirs, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(mine, O_CLOEXEC), 0);
   ChildProcess child([&] {
     const auto producer = producer_of(map);
-    const std::uint32_t slot = ringbuf_producer_view(producer.get())->slot;
-    return ::write(slots[1], &slot, sizeof slot) == sizeof slot ? 0 : 1;
+    std::uint32_t slot = ringbuf_producer_view(producer.get())->slot;
+    CHECK_OR_EXIT(::write(theirs[1], &slot, sizeof slot) == sizeof slot);
+    CHECK_OR_EXIT(::read(mine[0], &slot, sizeof slot) == sizeof slot);  // holds its own until the parent has one
+    return 0;
   });
   const auto producer = producer_of(map);
-  std::uint32_t theirs = 0;
-  ASSERT_EQ(::read(slots[0], &theirs, sizeof theirs), static_cast<ssize_t>(sizeof theirs));
-  EXPECT_NE(theirs, ringbuf_producer_view(producer.get())->slot);
+  const std::uint32_t own = ringbuf_producer_view(producer.get())->slot;
+  std::uint32_t slot = 0;
+  ASSERT_EQ(::read(theirs[0], &slot, sizeof slot), static_cast<ssize_t>(sizeof slot));
+  EXPECT_NE(slot, own);
+  ASSERT_EQ(::write(mine[1], &own, sizeof own), static_cast<ssize_t>(sizeof own));
   EXPECT_EQ(child.exit_code(), 0);
-  ::close(slots[0]);
-  ::close(slots[1]);
+  for (const int fd : {theirs[0], theirs[1], mine[0], mine[1]}) ::close(fd);
+}
+
+TEST(Fork, SlotsComeBackFromChildrenThatFreedThem) {
+  const auto map = embedded_map();
+  const auto mine = producer_of(map);
+  for (int i = 0; i < 3; ++i)
+    ASSERT_EQ(ChildProcess([&] {
+                const auto producer = producer_of(map);
+                CHECK_OR_EXIT(ringbuf_producer_view(producer.get())->slot == 2);
+                return 0;
+              }).exit_code(),
+              0);
+}
+
+TEST(Fork, ASingleProducerIsSingleInAllProcesses) {
+  const auto map = embedded_map(4096, RINGBUF_F_SINGLE_PRODUCER);
+  const auto attach = [&] {
+    ringbuf_producer* producer = nullptr;
+    const int r = ringbuf_producer_attach(map.get(), &producer);
+    ringbuf_producer_free(producer);
+    return -r;
+  };
+  auto mine = producer_of(map);
+  EXPECT_EQ(ChildProcess(attach).exit_code(), EBUSY);
+  mine.reset();
+  EXPECT_EQ(ChildProcess(attach).exit_code(), 0);
+  EXPECT_EQ(attach(), 0);
+}
+
+// fork copies locks as they are: one that another thread holds at that moment would stay locked in the child for ever.
+TEST(Fork, AChildNeverInheritsALockThatIsHeld) {
+  const auto map = embedded_map();
+  std::atomic<bool> done{false};
+  std::thread busy([&] {
+    while (!done) consumer_of(map, Tally::call, nullptr);
+  });
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_EQ(ChildProcess([&] {
+                ringbuf_map_info info;
+                CHECK_OR_EXIT(ringbuf_map_get_info(map.get(), &info, sizeof info) == 0);
+                CHECK_OR_EXIT(info.consumers == 0);
+                consumer_of(map, Tally::call, nullptr);
+                producer_of(map);
+                return 0;
+              }).exit_code(),
+              0);
+  }
+  done = true;
+  busy.join();
 }
 
 TEST(Fork, AChildMayNotWaitForRoomThroughItsParentsProducer) {

@@ -224,6 +224,18 @@ TEST(Map, WhatWasMadeFromItOutlivesIt) {
   EXPECT_EQ(got.records, std::vector<std::string>{"after the map"});
 }
 
+TEST(Map, InfoTellsTheModeThatWasAskedFor) {
+  ringbuf_map_create_opts opts{};
+  opts.sz = sizeof opts;
+  opts.mode = 0660;
+  ringbuf_map* map = nullptr;
+  ASSERT_EQ(ringbuf_map_create(nullptr, "m", 4096, &opts, &map), 0);
+  ringbuf_map_info info;
+  EXPECT_EQ(ringbuf_map_get_info(map, &info, sizeof info), 0);
+  EXPECT_EQ(info.mode, 0660u);
+  ringbuf_map_free(map);
+}
+
 TEST(Map, EmbeddedMapsAreSeparate) {
   const auto a = embedded_map(), b = embedded_map();
   Gather got;

@@ -89,6 +89,92 @@ TEST_F(PollerTest, ReturnsWhatACallbackReturnsAndWhatARingReports) {
   EXPECT_EQ(ringbuf_poll(poller.get(), 0), 0);
 }
 
+// Who may write one ring may not stop another.
+TEST_F(PollerTest, ACorruptRingDoesNotKeepTheOthersWaiting) {
+  Ring a, b;
+  const auto poller = poller_of({a.consumer.get(), b.consumer.get()});
+  put(a.producer, "bad");
+  *reinterpret_cast<std::uint32_t*>(ringbuf_producer_view(a.producer.get())->data) = 0x3fffffff;
+  for (unsigned i = 1; i <= 3; ++i) {
+    put(b.producer, "b");
+    EXPECT_EQ(ringbuf_poll(poller.get(), -1), -EBADMSG);
+    EXPECT_EQ(b.got.records.size(), i);
+  }
+  EXPECT_EQ(ringbuf_consume(a.consumer.get()), -EBADMSG) << "this tells which";
+  EXPECT_EQ(ringbuf_consume(b.consumer.get()), 0);
+}
+
+TEST_F(PollerTest, ACallbacksEbadmsgIsItsOwn) {
+  Ring a, b;
+  const auto poller = poller_of({a.consumer.get(), b.consumer.get()});
+  a.got.result = -EBADMSG;
+  put(a.producer, "a");
+  put(b.producer, "b");
+  EXPECT_EQ(ringbuf_poll(poller.get(), -1), -EBADMSG);
+  EXPECT_EQ(b.got.records.size(), 0u) << "it stopped the poller";
+}
+
+TEST_F(PollerTest, ACallbackMayNotChangeOrUseThePollerThatCalledIt) {
+  Ring a, b;
+  struct Context {
+    ringbuf_poller* poller;
+    ringbuf_consumer *self, *other;
+    int results[4];
+  } context{};
+  const auto consumer = consumer_of(
+      a.map,
+      [](void* ctx, void*, std::size_t) {
+        auto& c = *static_cast<Context*>(ctx);
+        c.results[0] = ringbuf_poller_add(c.poller, c.other);
+        c.results[1] = ringbuf_poller_remove(c.poller, c.self);
+        c.results[2] = ringbuf_poll(c.poller, 0);
+        c.results[3] = ringbuf_poller_consume(c.poller);
+        return 0;
+      },
+      &context);
+  const auto poller = poller_of({consumer.get()});
+  context = {poller.get(), consumer.get(), b.consumer.get(), {}};
+  put(a.producer, "a");
+  EXPECT_EQ(ringbuf_poll(poller.get(), -1), 1);
+  for (const int r : context.results) EXPECT_EQ(r, -EBUSY);
+  EXPECT_EQ(ringbuf_poller_add(poller.get(), b.consumer.get()), 0) << "afterwards it may";
+}
+
+// The first ring's callback stops the poller; the second ring's edge, seen by the same sleep, must still be there for others.
+TEST_F(PollerTest, WhatAStoppedPollDidNotLookAtStaysAnnounced) {
+  Ring first, second;
+  first.got.result = -1;
+  const auto stopped = poller_of({first.consumer.get(), second.consumer.get()}), other = poller_of({second.consumer.get()});
+  const int fd = ringbuf_poller_epoll_fd(other.get());
+  for (int round = 0; round < 300; ++round) {
+    void* one = ringbuf_reserve(first.producer.get(), 8, 0);
+    void* two = ringbuf_reserve(second.producer.get(), 8, 0);
+    std::thread sleeper([&] {
+      while (ringbuf_poll(stopped.get(), -1) != -1) continue;
+    });
+    wait_until([&] { return stats_of(second.observer).waiting == 2; });
+    ringbuf_submit(second.producer.get(), two, 0);
+    ringbuf_submit(first.producer.get(), one, 0);
+    sleeper.join();
+    const auto s = stats_of(second.observer);
+    ASSERT_TRUE(s.consumer_pos == s.producer_pos || readable(fd)) << "round " << round;
+    ringbuf_poller_consume(other.get());
+  }
+}
+
+TEST_F(PollerTest, HandlesOfNullAreRefused) {
+  const auto poller = poller_of({});
+  EXPECT_EQ(ringbuf_poll(nullptr, 0), -EINVAL);
+  EXPECT_EQ(ringbuf_poller_consume(nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_poller_epoll_fd(nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_poller_add(poller.get(), nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_poller_remove(nullptr, nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_consume(nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_consume_n(nullptr, 1), -EINVAL);
+  EXPECT_EQ(ringbuf_consumer_reset(nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_consumer_epoll_fd(nullptr), -EINVAL);
+}
+
 TEST_F(PollerTest, WithoutACallbackThereIsNothingToCall) {
   Ring ring;
   const auto silent = consumer_of(ring.map, nullptr, nullptr);

@@ -156,6 +156,29 @@ TEST(Producer, EverySlotCanBeUsedAndIsGivenBack) {
   ringbuf_producer_free(more);
 }
 
+TEST(Producer, LossesAreOfTheAttachmentAndNotOfItsSlot) {
+  const auto map = embedded_map();
+  std::uint64_t lost[RINGBUF_LOST_REASONS];
+  {
+    const auto first = producer_of(map);
+    EXPECT_EQ(ringbuf_reserve(first.get(), kN, 0), nullptr);
+    ringbuf_producer_lost(first.get(), lost);
+    EXPECT_EQ(lost[RINGBUF_LOST_TOO_BIG], 1u);
+  }
+  ringbuf_producer_lost(producer_of(map).get(), lost);
+  EXPECT_EQ(lost[RINGBUF_LOST_TOO_BIG], 0u);
+}
+
+TEST(Producer, HandlesOfNullAreRefused) {
+  errno = 0;
+  EXPECT_EQ(ringbuf_reserve(nullptr, 8, 0), nullptr);
+  EXPECT_EQ(errno, EINVAL);
+  errno = 0;
+  EXPECT_EQ(ringbuf_reserve_wait(nullptr, 8, 0), nullptr);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(ringbuf_output(nullptr, "x", 1, 0), -EINVAL);
+}
+
 // --- waiting for room ------------------------------------------------------------------------------------------------------
 
 class RoomTest : public ::testing::Test {
@@ -206,6 +229,17 @@ TEST_F(RoomTest, TimesOutNotBeforeItsTimeAndIsCountedOnce) {
   const auto s = stats_of(observer);
   EXPECT_EQ(s.lost[RINGBUF_LOST_FULL], 1u);
   EXPECT_EQ(s.room_waiters, 0u);
+}
+
+TEST_F(RoomTest, GivingUpBehindAnUncommittedRecordIsCountedAsBusy) {
+  void* open = ringbuf_reserve(producer.get(), kN - 16, 0);
+  ASSERT_NE(open, nullptr);
+  EXPECT_EQ(ringbuf_reserve_wait(producer.get(), 8, 1), nullptr);
+  EXPECT_EQ(errno, ETIMEDOUT);
+  ringbuf_discard(producer.get(), open, 0);
+  const auto s = stats_of(observer);
+  EXPECT_EQ(s.lost[RINGBUF_LOST_BUSY], 1u);
+  EXPECT_EQ(s.lost[RINGBUF_LOST_FULL], 0u);
 }
 
 TEST_F(RoomTest, ASignalInterruptsIt) {

@@ -263,6 +263,15 @@ TEST_F(HostileProducer, ResetSkipsEverythingAndTheRingWorksAgain) {
   EXPECT_EQ(got_, std::vector<int>{3});
 }
 
+TEST_F(HostileProducer, ResetSkipsNothingIfProducerPosWasMovedBack) {
+  for (int i = 0; i < 4; ++i) submit(i);
+  EXPECT_EQ(consume(), 4);
+  ring_.producer_page().producer_pos = kStride;
+  EXPECT_EQ(consume(), -EBADMSG);
+  EXPECT_EQ(consumer_.reset(), 0);
+  EXPECT_EQ(consumer_pos(), kStride);
+}
+
 TEST_F(HostileProducer, ResetKeepsConsumerPosAligned) {
   ring_.producer_page().producer_pos = 21;
   consumer_.reset();
@@ -313,10 +322,10 @@ TEST_F(HostileProducer, AHostileSlotLimitAndNeedAreHarmless) {
 class RoomTest : public ConsumerTest {
  protected:
   void fill() {
-    while (producer_.reserve(4, 0, false)) {}
+    while (producer_.reserve(4, 0, &test::uncounted)) {}
   }
   void fill_committed() {
-    while (void* p = producer_.reserve(4, 0, false)) producer_.submit(p, 0);
+    while (void* p = producer_.reserve(4, 0, &test::uncounted)) producer_.submit(p, 0);
   }
   std::uint32_t room_seq() const { return ring_.ring().room_seq(); }
 };

@@ -4,8 +4,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <vector>
 
@@ -133,6 +135,19 @@ TEST(CreateRing, TheFileDescribesItselfAndIsEmptyOtherwise) {
   std::vector<unsigned char> rest(ring->layout.p_size() - sizeof h);
   ASSERT_EQ(::pread(ring->p.get(), rest.data(), rest.size(), sizeof h), static_cast<ssize_t>(rest.size()));
   for (const unsigned char byte : rest) ASSERT_EQ(byte, 0);
+}
+
+TEST(CreateRing, ANumaNodeChangesNothingForTheThread) {
+  unsigned long node = 1, mask[16];
+  int mode = -1;
+  if (::syscall(SYS_set_mempolicy, MPOL_BIND, &node, 64) < 0) GTEST_SKIP() << "memory policies are not permitted here";
+  RingSpec spec = good();
+  spec.map_flags = 4;  // BPF_F_NUMA_NODE
+  EXPECT_TRUE(create_ring(spec));
+  ASSERT_EQ(::syscall(SYS_get_mempolicy, &mode, mask, 1024, nullptr, 0), 0);
+  ::syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0);
+  EXPECT_EQ(mode, MPOL_BIND);
+  EXPECT_EQ(mask[0], 1u);
 }
 
 TEST(CreateRing, RefusedSpecsLeaveNothingBehind) {

@@ -248,7 +248,7 @@ TEST_F(ProducerTest, AFullRingOfCommittedRecordsIsCountedAsFull) {
 
 TEST_F(ProducerTest, AFailureIsNotCountedIfTheCallerTriesAgain) {
   producer_.submit(producer_.reserve(4080, 0), 0);
-  EXPECT_EQ(producer_.reserve(0, 0, false), nullptr);
+  EXPECT_EQ(producer_.reserve(0, 0, &test::uncounted), nullptr);
   EXPECT_EQ(errno, EAGAIN);
   EXPECT_EQ(all_lost(), 0u);
 }
@@ -569,6 +569,16 @@ TEST_F(ProducerTest, AnOwnerThatNeverLeavesCostsOnePatienceAndThenFailsAtOnce) {
   EXPECT_EQ(ring_.ring().lost(1, RINGBUF_LOST_LOCK), 1001u);
   ring_.producer_page().owner = 0;
   EXPECT_NE(producer_.reserve(8, 0), nullptr) << "as soon as the word is free";
+}
+
+TEST_F(ProducerTest, AStuckOwnerOfOneRingIsNoVerdictOnAnother) {
+  TestRing other;
+  for (TestRing* ring : {&ring_, &other}) ring->producer_page().owner = std::uint64_t{2} << 32 | 0x3fffffff;
+  expect_reserve_fails(8, EBUSY);
+  const std::uint64_t begin = now_ns();
+  EXPECT_EQ(other.producer().reserve(8, 0), nullptr);
+  EXPECT_EQ(errno, EBUSY);
+  EXPECT_GE(now_ns() - begin, Producer::kOwnerPatienceNs);
 }
 
 TEST_F(ProducerTest, AWaiterSleepsOnTheFutexUntilTheOwnerLeaves) {

@@ -53,6 +53,15 @@ TEST_F(WakeTest, NoWakeupWakesNobody) {
   EXPECT_EQ(woken(), 0u);
 }
 
+// Both would sleep: the producer for room, the consumer for a wakeup.
+TEST_F(WakeTest, NoWakeupOfTheHeadWakesWhileAProducerWaitsForRoom) {
+  ring_.ring().add_room_waiter();
+  producer_.submit(reserve(), RINGBUF_NO_WAKEUP);
+  EXPECT_EQ(woken(), 1u);
+  producer_.submit(reserve(), RINGBUF_NO_WAKEUP);
+  EXPECT_EQ(woken(), 0u) << "only of the record that the consumer has caught up to";
+}
+
 TEST_F(WakeTest, ForceWakeupWakesAConsumerThatIsBehind) {
   producer_.submit(reserve(), RINGBUF_NO_WAKEUP);
   producer_.submit(reserve(), RINGBUF_FORCE_WAKEUP);

@@ -85,7 +85,7 @@ void produce(const Producer& producer, unsigned id, std::uint64_t begin, std::ui
     void* to = nullptr;
     do {
       payload.began = shared.ticket.fetch_add(1);
-      to = producer.reserve(p.size, 0, false);
+      to = producer.reserve(p.size, 0, &test::uncounted);
     } while (!to && ::sched_yield() == 0);
     payload.ended = shared.ticket.fetch_add(1);
     payload.fill(to, p.size);

@@ -96,7 +96,7 @@ TEST_F(Syscalls, AProducerBesideAPollingConsumerMakesNone) {
     mark();
     for (unsigned i = 0; i < kRecords; ++i) {
       void* p;
-      while (!(p = producer.reserve(sizeof i, 0, false))) shm::cpu_relax();
+      while (!(p = producer.reserve(sizeof i, 0, &test::uncounted))) shm::cpu_relax();
       std::memcpy(p, &i, sizeof i);
       if (i % 16 == 0) producer.discard(p, 0);
       else producer.submit(p, 0);

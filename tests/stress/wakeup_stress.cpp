@@ -241,7 +241,7 @@ void ping(Run& run, const TestRing& ring, const std::vector<Sleeper*>& consumers
   };
   const auto reserve = [&](std::uint64_t size) {
     void* payload = nullptr;
-    wait_until([&] { return (payload = producer.reserve(size, 0, false)) != nullptr; });
+    wait_until([&] { return (payload = producer.reserve(size, 0, &test::uncounted)) != nullptr; });
     return payload;
   };
   void* next = reserve(8);
@@ -334,7 +334,7 @@ class BareWaiter {
     while (!stop) {
       const std::uint32_t seq = ring.room_seq();
       ring.set_need(producer_.slot(), shm::stride(size) | std::uint64_t{++turn_} << 32);
-      if ((payload = producer_.reserve(size, 0, false))) break;
+      if ((payload = producer_.reserve(size, 0, &test::uncounted))) break;
       if (ring.producer_pos() + shm::stride(size) - ring.consumer_pos_total() <= ring.mask()) continue;
       me.going_to_sleep();
       shm::futex_wait(ring.room_futex(), seq, 3600ull * 1'000'000'000u);

@@ -20,6 +20,9 @@
 
 namespace ringbuf::test {
 
+// For reservations that are tried again: where the reason of a failure goes, so that it is not counted.
+inline thread_local ringbuf_lost uncounted;
+
 // For what must work before a test can begin.
 inline void require(bool ok, const char* what) {
   if (ok) return;

@@ -7,8 +7,8 @@
  *     objects hold what they need.
  *  2. Functions that return int give 0 or a count, or a negative errno, and then errno is set to it as well. Functions that
  *     return a pointer give NULL and set errno. Outputs are the last parameters, named ret_..., and untouched on failure.
- *  3. ringbuf_last_error() is the whole sentence for the calling thread's last failure. The library never prints, never
- *     aborts, never touches signals.
+ *  3. ringbuf_last_error() is the whole sentence for the calling thread's last failure; the hot path (reserve, reserve_wait,
+ *     output) sets errno alone. The library never prints, never aborts, never touches signals.
  *  4. Sizes and positions are bytes. Times are milliseconds; -1 is for ever, 0 does not block.
  *  5. A session of NULL means no daemon: the map is embedded, private to this process and the children that it forks.
  *  6. Threads: a session and a map may be used by all threads at once. A producer too, unless its map was created with
@@ -19,6 +19,8 @@
  *  8. What blocks says so. Nothing else does, apart from waiting for the daemon's reply in calls that ask it something
  *     (all of "Sessions and maps", and attach and free below).
  *  9. Wakeups are hints: they may be spurious and one may stand for many commits.
+ * 10. A callback may throw (C++): its record is consumed and the exception passes through. It may not free the object that
+ *     called it. What blocks is no cancellation point to rely on: do not cancel (pthread_cancel) threads inside the library.
  */
 #ifndef RINGBUF_RINGBUF_H
 #define RINGBUF_RINGBUF_H
@@ -139,7 +141,9 @@ void ringbuf_producer_free(struct ringbuf_producer* producer);
  *         signal handler that interrupted a reservation, EBUSY another producer does not leave reserve
  */
 void* ringbuf_reserve(struct ringbuf_producer* producer, size_t size, uint64_t flags);
-/** As ringbuf_reserve, but sleeps until there is room. Blocks. Also NULL with ETIMEDOUT, EINTR, EPERM inherited over fork. */
+/** As ringbuf_reserve, but sleeps until there is room. Blocks, for timeout_ms and, as ringbuf_reserve does, up to 250 ms more
+ * behind a producer that is stopped inside (EBUSY, also if timeout_ms is -1). Also NULL with ETIMEDOUT, EINTR a signal was
+ * handled, EPERM inherited over fork. */
 void* ringbuf_reserve_wait(struct ringbuf_producer* producer, size_t size, int timeout_ms);
 /** Commits: bpf_ringbuf_submit. `data` as returned by reserve. Wakes the consumer if it had caught up to this record.
  * Async-signal-safe. Unknown flag bits are ignored, as in the kernel. */
@@ -167,7 +171,8 @@ void ringbuf_consumer_free(struct ringbuf_consumer* consumer);
 int ringbuf_consume(struct ringbuf_consumer* consumer);
 /** At most `n` records. n = 0: none. */
 int ringbuf_consume_n(struct ringbuf_consumer* consumer, size_t n);
-/** Skips everything up to producer_pos, e.g. after -EBADMSG. @return bytes skipped, or -EBUSY as above */
+/** Skips everything up to producer_pos, e.g. after -EBADMSG.
+ * @return bytes skipped (0 if a hostile producer has moved producer_pos back), or -EBUSY as above */
 int64_t ringbuf_consumer_reset(struct ringbuf_consumer* consumer);
 /** An epoll descriptor for one's own loop: readable (level) when there may be something to consume; then call
  * ringbuf_consume, which clears it. From the first call on every caught-up commit costs its producer an eventfd write. Borrowed.
@@ -178,14 +183,18 @@ uint64_t ringbuf_consumer_query(const struct ringbuf_consumer* consumer, uint64_
 /* ---- Pollers: several rings, one sleep ------------------------------------------------------------------------------------ */
 
 int ringbuf_poller_new(struct ringbuf_poller** ret_poller);
-/** The consumer must outlive the poller or its removal. @return 0; -EEXIST; -ENOMEM */
+/** The consumer must outlive the poller or its removal; it may be in several pollers. @return 0; -EEXIST; -ENOMEM; -EBUSY called
+ * from a callback of this poller */
 int ringbuf_poller_add(struct ringbuf_poller* poller, struct ringbuf_consumer* consumer);
+/** @return 0; -ENOENT; -EBUSY as above */
 int ringbuf_poller_remove(struct ringbuf_poller* poller, struct ringbuf_consumer* consumer);
 void ringbuf_poller_free(struct ringbuf_poller* poller);
-/** Consumes from every ring; if there is nothing, sleeps until there is. Blocks.
- * @return records delivered; 0 after timeout_ms; a callback's negative value; -EINTR; -EBADMSG */
+/** Consumes from every ring, in the order added; if there is nothing, sleeps until there is. Blocks.
+ * @return records delivered; 0 after timeout_ms; -EINTR a signal was handled; a callback's negative value, which ends the round;
+ *         -EBADMSG a ring is corrupt: the others were consumed all the same, ringbuf_consume of each consumer tells which it is;
+ *         -EBUSY called from a callback of this poller */
 int ringbuf_poll(struct ringbuf_poller* poller, int timeout_ms);
-/** Consumes from every ring, in the order added. Does not block. */
+/** The same without the sleep. Does not block. */
 int ringbuf_poller_consume(struct ringbuf_poller* poller);
 /** One descriptor for all the rings, as ringbuf_consumer_epoll_fd; call ringbuf_poller_consume when it is readable. Borrowed. */
 int ringbuf_poller_epoll_fd(struct ringbuf_poller* poller);

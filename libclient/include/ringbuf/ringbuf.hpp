@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // libringbuf for C++20: owners for the C API's objects, and the hot path (reserve, submit, consume) inline. Header-only; link
-// libringbuf. The rules of ringbuf.h hold (threads, fork, what blocks, every errno); nothing here throws but what the
-// standard library throws when memory is out.
+// libringbuf. The rules of ringbuf.h hold (threads, fork, what blocks, every errno); nothing here throws but what callbacks do,
+// and the standard library when memory is out.
 //
 //   auto session = ringbuf::Session::connect();                       // tl::expected
 //   auto map = ringbuf::Map::open_pinned(*session, "/events");
@@ -83,6 +83,7 @@ class Map {
  public:
   static Expected<Map> create(Session& session, const char* name, std::uint32_t max_entries,
                               const ringbuf_map_create_opts* opts = nullptr) {
+    if (!session.get()) return tl::unexpected<Failure>(Failure{EINVAL, "the session was moved from"});
     return detail::own<Map, ringbuf_map>([&](auto** h) { return ringbuf_map_create(session.get(), name, max_entries, opts, h); });
   }
   // Without a daemon: for this process and the children that it forks.
@@ -197,7 +198,7 @@ class Consumer {
     return Consumer(h, std::move(kept));
   }
 
-  // f(data, size) -> int for each record. Returns as ringbuf_consume, but not clamped.
+  // f(data, size) -> int for each record. Returns as ringbuf_consume, but not clamped, and sets neither errno nor the sentence.
   template <class F>
   std::int64_t consume(F&& f) {
     return consume_n(std::forward<F>(f), UINT64_MAX);
@@ -217,7 +218,7 @@ class Consumer {
   ringbuf_consumer* get() const { return handle_.get(); }
 
  private:
-  struct End {  // also when f throws: the records before the throwing one may be delivered again
+  struct End {  // also when f throws
     ringbuf_consumer* consumer;
     bool left = true;
     ~End() { ringbuf_consumer_end(consumer, left); }

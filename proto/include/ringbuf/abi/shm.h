@@ -57,7 +57,7 @@ struct ringbuf_record_header {
 enum ringbuf_lost {
   RINGBUF_LOST_FULL = 0,    /* unread records fill the ring */
   RINGBUF_LOST_TOO_BIG = 1, /* the record can never fit */
-  RINGBUF_LOST_BUSY = 2,    /* an uncommitted record is in the way although the consumer claims to be past it */
+  RINGBUF_LOST_BUSY = 2,    /* records from an uncommitted one on fill the ring */
   RINGBUF_LOST_LOCK = 3,    /* another producer did not leave reserve within 250 ms, or the thread met itself */
   RINGBUF_LOST_REASONS = 4
 };
@@ -96,7 +96,8 @@ struct ringbuf_producer_page {
 struct ringbuf_slot {
   uint64_t need; /* low half: bytes of room it waits for, 0 = none; high half: changes with each wait */
   uint64_t lost[RINGBUF_LOST_REASONS];
-  uint64_t pad[3];
+  uint64_t taken; /* embedded rings, which have no daemon to give slots out: 1 = in use */
+  uint64_t pad[2];
 };
 
 /* Stands in the place of slot 0, which no producer has: the file describes itself. Written once, at creation. */

@@ -3,8 +3,8 @@
 // time (libringbuf holds a lock around it). Each header is read once into a local, checked, then used.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <cstdint>
 
 #include "ringbuf/shm/producer.hpp"
@@ -26,23 +26,15 @@ class Consumer {
   bool maybe_work() const { return ring_.producer_pos() != ring_.consumer_pos_own() || ring_.room_waiters() != 0; }
 
   // Calls f(payload, size) -> int for each committed record until the ring is empty, its head is BUSY, `limit` records were
-  // delivered or f returns a negative value. Returns the number delivered; or f's negative value (that record is consumed);
-  // or -EBADMSG: the header at consumer_pos is impossible and nothing was consumed from there on. `left`, if not null, is set
-  // to whether committed data may remain.
+  // delivered or f returns a negative value. Returns the number delivered; or f's negative value (that record is consumed, as it
+  // is when f throws); or -EBADMSG: the header at consumer_pos is impossible and nothing was consumed from there on. `left`, if
+  // not null, is set to whether committed data may remain.
   template <class F>
   std::int64_t consume(F&& f, std::uint64_t limit, bool* left = nullptr) const {
-    std::uint64_t pos = ring_.consumer_pos_own();
-    std::uint64_t given = pos, delivered = 0, counted = 0, bytes = 0;
-    std::int64_t result = 0;
-    bool more = true;
-    const auto give_back = [&] {
-      ring_.count_delivered(delivered - counted, bytes);
-      counted = delivered;
-      bytes = 0;
-      given = pos;
-      ring_.publish_consumer_pos(pos);
-      tell_room(pos);
-    };
+    Batch batch(*this);
+    std::uint64_t& pos = batch.pos;
+    std::uint64_t delivered = 0;
+    if (left) *left = true;
     do {
       const std::uint64_t begin = pos, end = ring_.producer_pos();
       while (pos != end) {
@@ -50,36 +42,26 @@ class Consumer {
         if (len & RINGBUF_BUSY_BIT) break;
         const std::uint32_t size = len & RINGBUF_LEN_MASK;
         const std::uint64_t step = stride(size);
-        if (__builtin_expect(step > end - pos || end - pos > ring_.capacity(), 0)) {
-          result = -EBADMSG;
-          goto out;
-        }
+        if (__builtin_expect(step > end - pos || end - pos > ring_.capacity(), 0)) return -EBADMSG;
         const unsigned char* payload = ring_.at(pos) + RINGBUF_HEADER_SIZE;
         pos += step;
         if (!(len & RINGBUF_DISCARD_BIT)) {
+          ++batch.records;
+          batch.bytes += size;
           const int r = f(const_cast<unsigned char*>(payload), static_cast<std::size_t>(size));
-          bytes += size;
-          ++delivered;
-          if (__builtin_expect(r < 0, 0)) {
-            result = r;
-            goto out;
-          }
-          if (delivered >= limit) goto out;
+          if (__builtin_expect(r < 0, 0)) return r;
+          if (++delivered >= limit) return static_cast<std::int64_t>(delivered);
         }
-        if (delivered - counted >= kPublishRecords || pos - given >= publish_bytes_) give_back();
+        if (batch.records >= kPublishRecords || pos - batch.given >= publish_bytes_) batch.give_back();
       }
       if (pos == begin) {
         if (__builtin_expect(ring_.room_waiters() != 0, 0)) tell_room(pos);
-        if (left) *left = false;
-        return static_cast<std::int64_t>(delivered);
+        break;
       }
-      if (pos != given) give_back();  // a batch may have ended with the last record; even then look again (S4)
+      if (pos != batch.given) batch.give_back();  // a batch may have ended with the last record; even then look again (S4)
     } while (ring_.waiting() != 0 && ring_.ready_at(pos));
-    more = false;
-  out:
-    if (pos != given) give_back();
-    if (left) *left = more;
-    return result < 0 ? result : static_cast<std::int64_t>(delivered);
+    if (left) *left = false;
+    return static_cast<std::int64_t>(delivered);
   }
 
   // Before sleeping, after add_waiting: true if there is something to deliver now.
@@ -89,15 +71,33 @@ class Consumer {
     return ring_.ready_at(pos);
   }
 
-  // Gives up everything in the ring, after corruption: consumer_pos becomes producer_pos. Returns the bytes skipped.
-  std::uint64_t reset() const {
+  // Gives up everything in the ring, after corruption: consumer_pos becomes producer_pos. Returns the bytes skipped; 0 if a
+  // hostile producer has moved producer_pos back.
+  std::int64_t reset() const {
     const std::uint64_t pos = ring_.consumer_pos_own(), end = ring_.producer_pos() & ~std::uint64_t{7};
     ring_.publish_consumer_pos(end);
     tell_room(end);
-    return end - pos;
+    return std::max<std::int64_t>(static_cast<std::int64_t>(end - pos), 0);
   }
 
  private:
+  // What was handed to f since consumer_pos was published last; published at the latest when the call ends, however it does.
+  struct Batch {
+    explicit Batch(const Consumer& c) : consumer(c), pos(c.ring_.consumer_pos_own()), given(pos) {}
+    ~Batch() {
+      if (pos != given) give_back();
+    }
+    void give_back() {
+      consumer.ring_.count_delivered(records, bytes);
+      records = bytes = 0;
+      given = pos;
+      consumer.ring_.publish_consumer_pos(pos);
+      consumer.tell_room(pos);
+    }
+    const Consumer& consumer;
+    std::uint64_t pos, given;
+    std::uint64_t records = 0, bytes = 0;
+  };
   // Wakes the producers that wait for room if the bytes of one of them are free now and it was not told so yet.
   void tell_room(std::uint64_t pos) const {
     if (__builtin_expect(ring_.room_waiters() == 0, 1)) return;

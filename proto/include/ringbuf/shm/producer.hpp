@@ -28,10 +28,11 @@
 
 namespace ringbuf::shm {
 
-// What a thread remembers between reservations. `stuck_*`: the owner that it has waited for in vain.
+// What a thread remembers between reservations. `stuck_*`: the owner that it has waited for in vain, and where.
 struct ThreadState {
   std::uint32_t tid;
   bool inside;  // single-producer mode: this thread is inside reserve
+  const void* stuck_ring;
   std::uint64_t stuck_owner;
   std::uint64_t stuck_pos;
 };
@@ -76,27 +77,28 @@ class Producer {
 
   // Payload address, 8-aligned and contiguous, or nullptr with errno: EINVAL flags are not 0, E2BIG the record can never fit,
   // EAGAIN no room now, EDEADLK this thread (or its signal handler's host) is inside reserve already, EBUSY the owner
-  // has been inside reserve for 250 ms. `count` false: a failure is not counted as a loss, the caller tries again.
-  void* reserve(std::uint64_t size, std::uint64_t flags, bool count = true) const noexcept {
+  // has been inside reserve for 250 ms. With `ret_why` the failure is not counted as a loss, for a caller that tries again: the
+  // reason goes there.
+  void* reserve(std::uint64_t size, std::uint64_t flags, ringbuf_lost* ret_why = nullptr) const noexcept {
     if (__builtin_expect(flags != 0, 0)) return fail(EINVAL);
     const std::uint64_t total = stride(size);
     if (__builtin_expect(size > RINGBUF_MAX_RECORD_SIZE || total > ring_.capacity(), 0))
-      return lose(RINGBUF_LOST_TOO_BIG, E2BIG, count);
-    if (__builtin_expect(!enter(), 0)) return lose(RINGBUF_LOST_LOCK, errno, count);
+      return lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why);
+    if (__builtin_expect(!enter(), 0)) return lose(RINGBUF_LOST_LOCK, errno, ret_why);
     const std::uint64_t pos = ring_.producer_pos_own();
     const std::uint64_t pending = advance_pending(pos);
     const std::uint64_t end = pos + total;
     if (__builtin_expect(end - pending > ring_.mask(), 0)) {
       leave();
-      return total > ring_.mask() ? lose(RINGBUF_LOST_TOO_BIG, E2BIG, count)  // 8 bytes always stay free
-                                  : lose(RINGBUF_LOST_BUSY, EAGAIN, count);
+      return total > ring_.mask() ? lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why)  // 8 bytes always stay free
+                                  : lose(RINGBUF_LOST_BUSY, EAGAIN, ret_why);
     }
     if (__builtin_expect(end - ring_.cached_pos() > ring_.mask(), 0)) {
       const std::uint64_t consumed = ring_.consumer_pos();  // untrusted: read once
       ring_.set_cached_pos(consumed);
       if (end - consumed > ring_.mask()) {
         leave();
-        return lose(RINGBUF_LOST_FULL, EAGAIN, count);
+        return lose(RINGBUF_LOST_FULL, EAGAIN, ret_why);
       }
     }
     ring_.write_header(pos, static_cast<std::uint32_t>(size) | RINGBUF_BUSY_BIT,
@@ -162,8 +164,9 @@ class Producer {
     errno = err;
     return nullptr;
   }
-  [[gnu::noinline, gnu::cold]] void* lose(ringbuf_lost why, int err, bool count) const noexcept {
-    if (count) ring_.count_lost(slot_, why);
+  [[gnu::noinline, gnu::cold]] void* lose(ringbuf_lost why, int err, ringbuf_lost* ret_why) const noexcept {
+    if (ret_why) *ret_why = why;
+    else ring_.count_lost(slot_, why);
     return fail(err);
   }
 
@@ -189,15 +192,18 @@ class Producer {
   }
 
   // Somebody else is inside. Spins a little, then sleeps in short slices: nobody wakes us, so that leaving stays one plain
-  // store. While an owner that was waited for in vain has not moved, later reservations of this thread fail at once.
+  // store. While an owner that was waited for in vain has not moved, later reservations of this thread only spin.
   [[gnu::noinline, gnu::cold]] bool enter_slow(std::uint64_t me) const noexcept {
     std::uint64_t owner = ring_.owner();
     if (owner == me) return fail(EDEADLK);
-    if (owner != 0 && owner == tls.stuck_owner && ring_.producer_pos_own() == tls.stuck_pos) return fail(EBUSY);
     for (unsigned spins = 1; spins <= 256; spins *= 2) {
       for (unsigned i = 0; i < spins; ++i) cpu_relax();
       if (ring_.owner() == 0 && ring_.try_own(me)) return true;
     }
+    owner = ring_.owner();
+    if (owner != 0 && owner == tls.stuck_owner && tls.stuck_ring == ring_.owner_futex() &&
+        ring_.producer_pos_own() == tls.stuck_pos)
+      return fail(EBUSY);
     const std::uint64_t begin = now_ns();
     for (std::uint64_t slice = 20'000;; slice = slice < 1'000'000 ? slice * 2 : slice) {
       owner = ring_.owner();
@@ -208,6 +214,7 @@ class Producer {
       if (now_ns() - begin >= kOwnerPatienceNs) break;
       futex_wait(ring_.owner_futex(), static_cast<std::uint32_t>(owner), slice);
     }
+    tls.stuck_ring = ring_.owner_futex();
     tls.stuck_owner = owner;
     tls.stuck_pos = ring_.producer_pos_own();
     return fail(EBUSY);

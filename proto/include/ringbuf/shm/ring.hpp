@@ -185,14 +185,23 @@ class Ring {
   std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }      // S0
   std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }  // S0
 
-  // Embedded rings have no daemon that gives slots out. 0: all are taken.
+  // --- slots of embedded rings, which have no daemon that gives them out -----------------------------------------------
+  // The lowest free one below slot_count, its losses zeroed; 0: all are taken.
   std::uint32_t take_slot(std::uint32_t slot_count) const {
-    std::uint32_t limit = slot_limit();
-    for (;;) {
-      const std::uint32_t slot = limit ? limit : 1;  // slot 0 is nobody's
-      if (slot >= slot_count) return 0;
-      if (ref(p_->slot_limit).compare_exchange_weak(limit, slot + 1, std::memory_order_seq_cst)) return slot;  // S6
+    for (std::uint32_t slot = 1; slot < slot_count; ++slot) {
+      std::uint64_t free = 0;
+      if (!ref(slots_[slot].taken).compare_exchange_strong(free, 1, std::memory_order_acquire)) continue;  // S5
+      for (std::uint64_t& lost : slots_[slot].lost) ref(lost).store(0, std::memory_order_relaxed);         // S0
+      return slot;
     }
+    return 0;
+  }
+  void give_slot(std::uint32_t slot) const { ref(slots_[slot].taken).store(0, std::memory_order_release); }  // S5
+  std::uint32_t slots_taken(std::uint32_t slot_count) const {
+    std::uint32_t n = 0;
+    for (std::uint32_t slot = 1; slot < slot_count; ++slot)
+      n += ref(slots_[slot].taken).load(std::memory_order_relaxed) != 0;  // S0
+    return n;
   }
 
   // Keeps a thread's own flag on its side of the section, against its own signal handlers only.
