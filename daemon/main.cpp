@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // ringbufd(8): options, signals and the exit status; everything else is in the library.
+#include <fcntl.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -11,9 +12,21 @@
 #include "daemon/options.hpp"
 #include "daemon/server.hpp"
 
+namespace {
+
+// What is closed must not become the number of a socket or a lock that the log is then written to. False: it cannot be done.
+bool keep_standard_descriptors() {
+  for (int fd = 0; fd <= 2; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) return false;
+  return true;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace ringbuf::daemon;
   try {
+    if (!keep_standard_descriptors()) return 1;
     const auto options = parse_options(argc, argv);
     if (!options) {
       const Leave& leave = options.error();

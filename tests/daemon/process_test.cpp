@@ -91,6 +91,20 @@ TEST_F(ProcessTest, StopsCleanlyOnASignal) {
   }
 }
 
+TEST_F(ProcessTest, ClosedStandardDescriptorsAreNotReused) {
+  ChildProcess daemon([&] {
+    for (int fd = 0; fd <= 2; ++fd) ::close(fd);
+    ::execl(RINGBUFD_PATH, RINGBUFD_PATH, "--socket", socket.c_str(), static_cast<char*>(nullptr));
+    return 127;
+  });
+  eventually([&] { return connect_to(socket).has_value() || !daemon.running(); });
+  EXPECT_EQ(Client(socket).hello().err(), 0);
+  for (int fd = 0; fd <= 2; ++fd)
+    EXPECT_EQ(std::filesystem::read_symlink(fmt::format("/proc/{}/fd/{}", daemon.pid(), fd)), "/dev/null") << fd;
+  daemon.kill(SIGTERM);
+  EXPECT_EQ(daemon.exit_code(), 0);
+}
+
 TEST_F(ProcessTest, ASecondOneIsRefused) {
   Ringbufd first(socket);
   ASSERT_TRUE(first.says("ready"));

@@ -487,6 +487,36 @@ test_consume_ends_quietly_when_its_reader_has_gone() {
   same err $'Error: write to standard output: No space left on device; 1 records were consumed but not wholly written\n'
 }
 
+test_closed_standard_descriptors() {
+  start_daemon
+  run 0 map create /m --size 4K
+  printf 'one\ntwo\n' | "$ctl" map output /m 2>err
+  # closed CODE REDIRECTION ARGS...: runs ringbufctl with a descriptor closed; its exit code must be CODE.
+  closed() {
+    local expected=$1 redirection=$2 code=0
+    shift 2
+    bash -c "exec \"\$@\" $redirection" _ "$ctl" "$@" 2>err || code=$?
+    [[ $code -eq $expected ]] || die "'ringbufctl $*' $redirection ended with $code, not $expected: $(cat err)"
+  }
+  local command sentence="Error: standard output is closed; redirect it to a file or a pipe"
+  for command in "consume /m" "consume /m --follow" "dump /m" list "-j list" help; do
+    # shellcheck disable=SC2086
+    closed 1 '>&-' map $command
+    same err "$sentence"$'\n'
+  done
+  closed 1 '>&- <&-' map consume /m
+  same err "$sentence"$'\n'
+  closed 1 '<&-' map output /m
+  same err $'Error: standard input is closed; redirect it from a file or a pipe\n'
+  closed 1 '>&-' -j map show id 99
+  grep -q '^Error: .*99' err || die "the error is lost: $(cat err)"
+  closed 0 '2>&-' map list >out
+  grep -q '^1: ringbuf' out
+  closed 0 '2>&-' map output /m --no-wait <<<three
+  run 0 map consume /m
+  same out $'one\ntwo\nthree\n'
+}
+
 test_dump_does_not_consume() {
   start_daemon
   run 0 map create /m --size 64K

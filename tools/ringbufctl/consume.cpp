@@ -2,12 +2,12 @@
 // map consume: records out of a ring to standard output.
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 
 #include "client.hpp"
 #include "commands.hpp"
 #include "output.hpp"
 #include "signals.hpp"
+#include "streams.hpp"
 #include "writer.hpp"
 
 namespace ringbufctl {
@@ -40,12 +40,13 @@ Result<void> write_result(const Writer& writer) {
     std::fprintf(stderr, "ringbufctl: standard output was closed; %s\n", lost.c_str());
     return {};
   }
-  return fail(kFailed, writer.err(), std::string("write to standard output: ") + std::strerror(writer.err()) + "; " + lost);
+  return fail(kFailed, writer.err(), write_failure(writer.err()) + "; " + lost);
 }
 
 }  // namespace
 
 Result<void> run_consume(const Invocation& invocation, const Globals& globals) {
+  if (const Result<void> writable = check_stdout(); !writable) return writable;
   const ConsumeOptions& options = invocation.consume;
   const Result<Session> session = connect(globals);
   if (!session) return tl::unexpected(session.error());

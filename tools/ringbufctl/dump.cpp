@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 // map dump: what is in a ring, without consuming it.
 #include <cerrno>
-#include <cstring>
 
 #include "client.hpp"
 #include "commands.hpp"
 #include "output.hpp"
 #include "signals.hpp"
+#include "streams.hpp"
 #include "writer.hpp"
 
 namespace ringbufctl {
@@ -40,6 +40,7 @@ int on_record(void* ctx, uint64_t pos, uint32_t flags, uint32_t slot, const void
 }  // namespace
 
 Result<void> run_dump(const Invocation& invocation, const Globals& globals) {
+  if (const Result<void> writable = check_stdout(); !writable) return writable;
   const Result<Session> session = connect(globals);
   if (!session) return tl::unexpected(session.error());
   const Result<Map> map = open_map(*session, *invocation.map, RINGBUF_RIGHT_OBSERVE);
@@ -62,7 +63,7 @@ Result<void> run_dump(const Invocation& invocation, const Globals& globals) {
     dump.writer.buffer() += "Found " + std::to_string(dump.count) + (dump.count == 1 ? " record\n" : " records\n");
   }
   if (!dump.writer.flush() && dump.writer.err() != EPIPE) {
-    return fail(kFailed, dump.writer.err(), std::string("write to standard output: ") + std::strerror(dump.writer.err()));
+    return fail(kFailed, dump.writer.err(), write_failure(dump.writer.err()));
   }
   if (failure && array) failure->sentence.clear();  // it was said already
   if (failure) return tl::unexpected(*failure);

@@ -7,6 +7,7 @@
 #include "commands.hpp"
 #include "output.hpp"
 #include "signals.hpp"
+#include "streams.hpp"
 #include "writer.hpp"
 
 namespace ringbufctl {
@@ -31,11 +32,9 @@ Result<void> run(const Invocation& invocation, const Globals& globals) {
 // bpftool's way: a sentence on standard error, or an object on standard output for scripts.
 int report(const Failure& failure, const Globals& globals) {
   if (failure.sentence.empty()) return failure.exit_code;  // said already
-  if (globals.json) {
-    (void)print(failure_json(failure, globals.pretty));
-  } else {
+  // What standard output does not take is said on standard error.
+  if (!globals.json || !print(failure_json(failure, globals.pretty)))
     std::fprintf(stderr, "Error: %s\n", failure.sentence.c_str());
-  }
   return failure.exit_code;
 }
 
@@ -44,6 +43,7 @@ int report(const Failure& failure, const Globals& globals) {
 
 int main(int argc, char** argv) {
   using namespace ringbufctl;
+  if (!keep_standard_descriptors()) return kFailed;
   catch_signals();
   Globals globals;
   const Result<Invocation> invocation = parse_command_line({argv, static_cast<size_t>(argc)}, globals);

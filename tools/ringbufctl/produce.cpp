@@ -14,6 +14,7 @@
 #include "output.hpp"
 #include "signals.hpp"
 #include "splitter.hpp"
+#include "streams.hpp"
 #include "writer.hpp"
 
 namespace ringbufctl {
@@ -159,6 +160,7 @@ class Sender {
 }  // namespace
 
 Result<void> run_output(const Invocation& invocation, const Globals& globals) {
+  if (const Result<void> readable = check_stdin(); !readable) return readable;
   const Result<Session> session = connect(globals);
   if (!session) return tl::unexpected(session.error());
   const Result<Map> map = open_map(*session, *invocation.map, RINGBUF_RIGHT_PRODUCE);

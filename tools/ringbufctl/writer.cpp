@@ -4,9 +4,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "signals.hpp"
+#include "streams.hpp"
 
 namespace ringbufctl {
 namespace {
@@ -41,7 +41,7 @@ Result<void> print(const std::string& text) {
   Writer writer;
   writer.buffer() = text;
   if (writer.flush() || writer.err() == EPIPE) return {};
-  return fail(kFailed, writer.err(), std::string("write to standard output: ") + std::strerror(writer.err()));
+  return fail(kFailed, writer.err(), write_failure(writer.err()));
 }
 
 }  // namespace ringbufctl
