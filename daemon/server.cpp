@@ -171,6 +171,7 @@ void Server::open_session(UniqueFd socket) {
         spdlog::warn("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text);
       const auto frame = wire::encode_error({RINGBUF_HELLO, 0, 0, 0, 0}, charge.error().err, charge.error().text);
       (void)send_frame(socket.get(), frame, {}, MSG_DONTWAIT);
+      hang_up(socket.get());
       return;
     }
     limit_logged_ = false;

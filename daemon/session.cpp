@@ -114,9 +114,13 @@ void Session::send(Reply reply) {
   std::vector<int> fds;
   for (const UniqueFd& fd : reply.fds) fds.push_back(fd.get());
   const auto sent = send_frame(socket_.native_handle(), reply.frame, fds, MSG_DONTWAIT);
-  if (sent) return reply.last ? end() : read_next();
-  if (sent.error().err != EAGAIN || reply.last) {
-    if (sent.error().err != EPIPE && sent.error().err != ECONNRESET && !reply.last)
+  if (reply.last) {
+    hang_up(socket_.native_handle());
+    return end();
+  }
+  if (sent) return read_next();
+  if (sent.error().err != EAGAIN) {
+    if (sent.error().err != EPIPE && sent.error().err != ECONNRESET)
       spdlog::warn("cannot answer pid {}, uid {}, its session ends: {}", client_.peer.pid, client_.peer.uid,
                    std::strerror(sent.error().err));
     return end();

@@ -102,4 +102,10 @@ Result<bool> recv_frame(int fd, Frame& frame, int flags) {
   return n != 0;
 }
 
+void hang_up(int fd) {
+  ::shutdown(fd, SHUT_RDWR);  // from now on nothing is added to the queue
+  char unread;
+  while (::recv(fd, &unread, 1, MSG_DONTWAIT | MSG_TRUNC) > 0) {}
+}
+
 }  // namespace ringbuf

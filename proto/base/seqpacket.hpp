@@ -38,4 +38,8 @@ Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<cons
 // false: the peer has closed. EAGAIN; EMSGSIZE: longer than a frame may be; EPROTO: more descriptors than a frame may carry.
 Result<bool> recv_frame(int fd, Frame& frame, int flags = 0);
 
+// What to do before closing, so that the peer still reads what it was sent last: closing a socket with unread messages in its
+// queue resets the connection instead.
+void hang_up(int fd);
+
 }  // namespace ringbuf

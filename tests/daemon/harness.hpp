@@ -16,6 +16,7 @@
 #include <boost/asio/post.hpp>
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -63,6 +64,18 @@ class InProcessDaemon {
     thread_.join();
   }
   std::string socket() const { return dir_.path("ringbufd.sock"); }
+  // f() while the daemon does nothing: what it sends then waits to be read.
+  template <class F>
+  void while_paused(F&& f) {
+    std::promise<void> paused, done;
+    boost::asio::post(io_, [&, go_on = done.get_future()]() mutable {
+      paused.set_value();
+      go_on.wait();
+    });
+    paused.get_future().wait();
+    f();
+    done.set_value();
+  }
 
  private:
   TempDir dir_;

@@ -150,6 +150,26 @@ TEST(Limits, Sessions) {
   });
 }
 
+TEST(Limits, TheRefusalReachesWhoHasSentAlready) {
+  FdLeakGuard leaks;
+  InProcessDaemon daemon(with(Resource::Sessions, {1, 1}));
+  Client served(daemon);
+  for (int round = 0; round < 2; ++round) {
+    std::vector<std::unique_ptr<Client>> refused;
+    daemon.while_paused([&] {
+      for (int i = 0; i < 100; ++i) {
+        refused.push_back(std::make_unique<Client>(daemon.socket(), Client::Silent{}));
+        ASSERT_TRUE(refused.back()->request(RINGBUF_HELLO, Client::hello_req()));
+      }
+    });
+    for (auto& client : refused) {
+      const auto r = client->receive();
+      ASSERT_EQ(r.err(), ENOSPC);
+      EXPECT_NE(r.text.find("--max-sessions"), std::string::npos) << r.text;
+    }
+  }
+}
+
 TEST(Limits, OutOfDescriptors) {
   FdLeakGuard leaks;
   InProcessDaemon daemon;

@@ -62,6 +62,19 @@ TEST_F(ProtocolTest, MalformedMessagesEndTheSession) {
   expect_alive();
 }
 
+TEST_F(ProtocolTest, TheLastAnswerReachesWhoHasSentMore) {
+  Client client(daemon);
+  const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  daemon.while_paused([&] {
+    ASSERT_TRUE(client.send(std::vector<std::byte>(1)));
+    for (int i = 0; i < 3; ++i) ASSERT_TRUE(client.send(frame({RINGBUF_MAP_GET_NEXT_ID, 0, 1, 0, 0}), {null.get()}));
+  });
+  EXPECT_EQ(client.receive().err(), EPROTO);
+  char c;
+  EXPECT_EQ(::recv(client.fd(), &c, 1, 0), 0) << "an orderly end, not a reset";
+  expect_alive();
+}
+
 TEST_F(ProtocolTest, OversizedMessagesEndTheSession) {
   for (const std::size_t size : {std::size_t{RINGBUF_WIRE_MAX} + 1, std::size_t{100000}}) {
     Client client(daemon);

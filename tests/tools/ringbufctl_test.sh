@@ -22,8 +22,9 @@ trap cleanup EXIT
 cd "$dir"
 export RINGBUFD_SOCKET="$dir/s"
 
+# start_daemon OPTIONS...
 start_daemon() {
-  exec 3< <(exec "$ringbufd" --socket "$dir/s" 2>&1)
+  exec 3< <(exec "$ringbufd" --socket "$dir/s" "$@" 2>&1)
   daemon=$!
   local line=""
   while [[ $line != *ready* ]]; do
@@ -139,11 +140,21 @@ test_daemon_not_reachable() {
   mv gone s
   run 3 map list
   error "no ringbufd at $dir/s: Connection refused; $hint"
+  local long
+  long=/$(printf '%0107d' 0)
+  run 2 map list --socket "$long"
+  error "the socket's path $long is too long; name one of at most 107 bytes with --socket"
   for verb in "create /a --size 4K" "output /a" "consume /a" "dump /a" "pin id 1 /b" "unpin /a"; do
     # shellcheck disable=SC2086
     run 3 map $verb --socket "$dir/other" </dev/null
     grep -q "^Error: no ringbufd at $dir/other: " err
   done
+}
+
+test_a_daemon_with_too_many_sessions_says_so() {
+  start_daemon --max-sessions 0
+  run 3 map list
+  error "the daemon holds 0 sessions and may hold 0; start ringbufd with a higher --max-sessions"
 }
 
 test_show_plain_is_bpftools_two_lines_and_ours() {

@@ -30,7 +30,9 @@ Result<Session> connect(const Globals& globals) {
     case EPERM:
       return fail(kUnreachable, -ret,
                   "ringbufd's socket " + path + " may not be used: " + reason + "; ask its owner or name another with --socket");
-    default: return fail(kUnreachable, -ret, std::string(ringbuf_last_error()) + "; name another ringbufd with --socket");
+    case ENAMETOOLONG:
+      return fail(kUsage, -ret, "the socket's path " + path + " is too long; name one of at most 107 bytes with --socket");
+    default: return fail(kUnreachable, -ret, ringbuf_last_error());  // the daemon's own sentence, or a broken connection
   }
 }
 
