@@ -41,18 +41,17 @@ Charge::~Charge() {
 Answer<Charge> Quota::charge(Resource resource, uid_t uid, std::uint64_t amount) {
   const auto r = static_cast<std::size_t>(resource);
   const char* name = kResourceNames[r];
+  const std::string wants = amount == 1 ? "" : fmt::format("wants {} {} more, ", amount, name);
   if (const auto limit = limits_[r].per_uid; uid != 0) {
     const auto it = by_uid_.find(uid);
     const auto used = it == by_uid_.end() ? 0 : it->second[r];
     if (used > limit || amount > limit - used)
-      return refuse(
-          EDQUOT,
-          fmt::format("uid {} holds {} {} and may hold {}; give some back, or start ringbufd with a higher --max-{}-per-uid", uid,
-                      used, name, limit, name));
+      return refuse(EDQUOT, fmt::format("uid {} {}holds {} {} and may hold {}; {}start ringbufd with a higher --max-{}-per-uid",
+                                        uid, wants, used, name, limit, used ? "give some back, or " : "", name));
   }
   if (const auto limit = limits_[r].in_all; used_[r] > limit || amount > limit - used_[r])
-    return refuse(ENOSPC, fmt::format("the daemon holds {} {} and may hold {}; start ringbufd with a higher --max-{}", used_[r],
-                                      name, limit, name));
+    return refuse(ENOSPC, fmt::format("{}the daemon holds {} {} and may hold {}; start ringbufd with a higher --max-{}",
+                                      amount == 1 ? "" : fmt::format("uid {} {}", uid, wants), used_[r], name, limit, name));
   by_uid_[uid][r] += amount;
   used_[r] += amount;
   return Charge(this, resource, uid, amount);

@@ -25,10 +25,19 @@ TEST(Quota, CountsAndGivesBack) {
   const auto b = quota.charge(Resource::Bytes, 1, 1);
   ASSERT_FALSE(b.has_value());
   EXPECT_EQ(b.error().err, EDQUOT);
-  EXPECT_NE(b.error().text.find("--max-bytes-per-uid"), std::string::npos);
+  EXPECT_EQ(b.error().text,
+            "uid 1 holds 60 bytes and may hold 60; give some back, or start ringbufd with a higher --max-bytes-per-uid");
+  EXPECT_EQ(quota.charge(Resource::Bytes, 1, 5).error().text,
+            "uid 1 wants 5 bytes more, holds 60 bytes and may hold 60; give some back, or start ringbufd with a higher "
+            "--max-bytes-per-uid");
+  EXPECT_EQ(quota.charge(Resource::Bytes, 2, 61).error().text,
+            "uid 2 wants 61 bytes more, holds 0 bytes and may hold 60; start ringbufd with a higher --max-bytes-per-uid")
+      << "it has nothing to give back";
   const auto c = quota.charge(Resource::Bytes, 2, 41);
   ASSERT_FALSE(c.has_value());
   EXPECT_EQ(c.error().err, ENOSPC);
+  EXPECT_EQ(c.error().text,
+            "uid 2 wants 41 bytes more, the daemon holds 60 bytes and may hold 100; start ringbufd with a higher --max-bytes");
   EXPECT_FALSE(quota.charge(Resource::Bytes, 2, UINT64_MAX).has_value());
   EXPECT_TRUE(quota.charge(Resource::Bytes, 2, 40).has_value());
   *a = daemon::Charge();
