@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "daemon/map_table.hpp"
 
-#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -46,13 +45,14 @@ Answer<std::shared_ptr<Map>> MapTable::create(MapSpec spec) {
   auto made = std::make_unique<Map>(new_id(), std::move(spec), std::move(*memory), std::move(*maps), std::move(*bytes));
   const std::shared_ptr<Map> map(made.release(), [this](Map* m) { forget(m); });
   maps_.emplace(map->id, map.get());
-  spdlog::info("{} created: {} bytes of data, {} in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
-               map->size(), map->spec.mode, map->spec.uid);
+  log_.write(spdlog::level::info, map->spec.uid,
+             fmt::format("{} created: {} bytes of data, {} in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
+                         map->size(), map->spec.mode, map->spec.uid));
   return map;
 }
 
 void MapTable::forget(Map* map) {
-  if (maps_.erase(map->id)) spdlog::info("{} freed", map->label());
+  if (maps_.erase(map->id)) log_.write(spdlog::level::info, map->spec.uid, map->label() + " freed");
   delete map;
 }
 
@@ -130,7 +130,7 @@ Answer<void> MapTable::pin(const std::shared_ptr<Map>& map, const std::string& p
     map->pins.erase(path);
     throw;
   }
-  spdlog::info("{} pinned at {} by uid {}", map->label(), printable(path), peer.uid);
+  log_.write(spdlog::level::info, peer.uid, fmt::format("{} pinned at {} by uid {}", map->label(), printable(path), peer.uid));
   return {};
 }
 
@@ -141,7 +141,8 @@ Answer<void> MapTable::unpin(const std::string& path, const Peer& peer) {
   if (peer.uid != 0 && peer.uid != pin.uid && peer.uid != pin.map->spec.uid)
     return refuse(EPERM,
                   fmt::format("{} belongs to uid {}; only it, the map's owner or root may unpin it", printable(path), pin.uid));
-  spdlog::info("{} unpinned from {} by uid {}", pin.map->label(), printable(path), peer.uid);
+  log_.write(spdlog::level::info, peer.uid,
+             fmt::format("{} unpinned from {} by uid {}", pin.map->label(), printable(path), peer.uid));
   pin.map->pins.erase(path);
   pins_.erase(it);
   return {};

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/unique_fd.hpp"
+#include "daemon/client_log.hpp"
 #include "daemon/map.hpp"
 #include "daemon/policy.hpp"
 
@@ -43,12 +44,13 @@ struct Pin {
 class MapTable {
  public:
   // `hangups` is the descriptor made by make_hangup_set().
-  MapTable(Quota& quota, UniqueFd hangups) : quota_(quota), hangups_(std::move(hangups)) {}
+  MapTable(Quota& quota, ClientLog& log, UniqueFd hangups) : quota_(quota), log_(log), hangups_(std::move(hangups)) {}
   MapTable(const MapTable&) = delete;
   ~MapTable();
   static Result<UniqueFd> make_hangup_set();
 
   Quota& quota() { return quota_; }
+  ClientLog& log() { return log_; }
 
   Answer<std::shared_ptr<Map>> create(MapSpec spec);
   std::shared_ptr<Map> find(std::uint32_t id) const;  // null: there is none
@@ -72,6 +74,7 @@ class MapTable {
   void forget(Map* map);
 
   Quota& quota_;
+  ClientLog& log_;
   UniqueFd hangups_;  // an epoll fd with every token's end
   std::map<std::uint32_t, Map*> maps_;
   std::uint32_t last_id_ = 0;

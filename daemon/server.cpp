@@ -64,7 +64,7 @@ Server::Server(boost::asio::io_context& io, const ServerConfig& config, UniqueFd
     : io_(io),
       path_(config.socket),
       quota_(config.limits),
-      table_(quota_, std::move(hangups)),
+      table_(quota_, log_, std::move(hangups)),
       listener_(io),
       hangups_(io),
       retry_(io),
@@ -162,25 +162,25 @@ void Server::open_session(UniqueFd socket) {
     spdlog::warn("cannot {}: {}", peer.error().op, std::strerror(peer.error().err));
     return;
   }
+  const uid_t uid = peer->uid;
   const int buffer = kSendBuffer;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
   try {
     auto charge = quota_.charge(Resource::Sessions, peer->uid);
     if (!charge) {
-      if (!std::exchange(limit_logged_, true))
-        spdlog::warn("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text);
+      log_.write(spdlog::level::warn, peer->uid,
+                 fmt::format("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text));
       const auto frame = wire::encode_error({RINGBUF_HELLO, 0, 0, 0, 0}, charge.error().err, charge.error().text);
       (void)send_frame(socket.get(), frame, {}, MSG_DONTWAIT);
       hang_up(socket.get());
       return;
     }
-    limit_logged_ = false;
     const auto session = std::make_shared<Session>(io_, std::move(socket), std::move(*peer), std::move(*charge), table_,
                                                    [this](Session* ended) { sessions_.erase(ended); });
     sessions_.emplace(session.get(), session);
     session->read_next();
   } catch (const std::exception& e) {
-    spdlog::error("cannot open a session: {}", e.what());
+    log_.write(spdlog::level::err, uid, fmt::format("cannot open a session of uid {}: {}", uid, e.what()));
   }
 }
 

@@ -45,13 +45,13 @@ class Server {
   std::string path_;
   UniqueFd lock_;
   Quota quota_;
+  ClientLog log_;
   MapTable table_;
   boost::asio::posix::stream_descriptor listener_;
   boost::asio::posix::stream_descriptor hangups_;
   boost::asio::steady_timer retry_;  // runs only while the system has no descriptors left
   UniqueFd spare_;                   // given up to be able to turn a client away
   bool shortage_logged_ = false;
-  bool limit_logged_ = false;
   std::unordered_map<Session*, std::shared_ptr<Session>> sessions_;
 };
 

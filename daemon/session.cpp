@@ -42,7 +42,7 @@ void Session::guarded(F&& f) noexcept {
     try {
       f();
     } catch (const std::exception& e) {
-      spdlog::error("session of pid {}, uid {} ended: {}", client_.peer.pid, client_.peer.uid, e.what());
+      warn(fmt::format("session of pid {}, uid {} ended: {}", client_.peer.pid, client_.peer.uid, e.what()));
       end();
     }
   } catch (...) {  // not even that could be said
@@ -101,9 +101,9 @@ Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why)
   const Peer& peer = client_.peer;
   const char* command = wire::command_name(hdr.cmd);
   if (why.fatal) {
-    spdlog::warn("pid {}, uid {} broke the protocol ({}), its session ends: {}", peer.pid, peer.uid, command, why.text);
-  } else if ((why.err == EDQUOT || why.err == ENOSPC) && !std::exchange(limit_logged_, true)) {
-    spdlog::warn("{} of pid {}, uid {} refused: {} (told once a session)", command, peer.pid, peer.uid, why.text);
+    warn(fmt::format("pid {}, uid {} broke the protocol ({}), its session ends: {}", peer.pid, peer.uid, command, why.text));
+  } else if (why.err == EDQUOT || why.err == ENOSPC) {
+    warn(fmt::format("{} of pid {}, uid {} refused: {}", command, peer.pid, peer.uid, why.text));
   } else {
     spdlog::debug("{} of pid {}, uid {} refused: {}", command, peer.pid, peer.uid, why.text);
   }
@@ -121,8 +121,8 @@ void Session::send(Reply reply) {
   if (sent) return read_next();
   if (sent.error().err != EAGAIN) {
     if (sent.error().err != EPIPE && sent.error().err != ECONNRESET)
-      spdlog::warn("cannot answer pid {}, uid {}, its session ends: {}", client_.peer.pid, client_.peer.uid,
-                   std::strerror(sent.error().err));
+      warn(fmt::format("cannot answer pid {}, uid {}, its session ends: {}", client_.peer.pid, client_.peer.uid,
+                       std::strerror(sent.error().err)));
     return end();
   }
   auto kept = std::make_shared<Reply>(std::move(reply));  // handlers have to be copyable

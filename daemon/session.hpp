@@ -36,6 +36,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Reply refusal(const ringbuf_wire_hdr& hdr, const Refusal& why);
   void send(Reply reply);
   void end();
+  void warn(const std::string& text) { table_.log().write(spdlog::level::warn, client_.peer.uid, text); }
   template <class F>
   void guarded(F&& f) noexcept;
 
@@ -44,7 +45,6 @@ class Session : public std::enable_shared_from_this<Session> {
   Charge charge_;
   MapTable& table_;
   std::function<void(Session*)> on_close_;
-  bool limit_logged_ = false;
 };
 
 }  // namespace ringbuf::daemon
