@@ -30,13 +30,17 @@ Answer<UniqueFd> lock_path(const std::string& path) {
   return fd;
 }
 
-// Who holds the lock may replace a socket that a dead daemon has left, but nothing else.
-Answer<void> remove_stale_socket(const std::string& path) {
+// A socket may be replaced if its daemon is dead, but nothing else.
+Answer<void> check_path(const std::string& path) {
   struct stat st;
-  if (::lstat(path.c_str(), &st) < 0) return {};
-  if (!S_ISSOCK(st.st_mode))
-    return refuse(EEXIST, fmt::format("{} exists and is not a socket; remove it or choose another --socket", path));
-  if (::unlink(path.c_str()) < 0)
+  if (::lstat(path.c_str(), &st) < 0 || S_ISSOCK(st.st_mode)) return {};
+  return refuse(EEXIST, fmt::format("{} exists and is not a socket; remove it or choose another --socket", path));
+}
+
+// Who holds the lock may do so.
+Answer<void> remove_stale_socket(const std::string& path) {
+  if (auto checked = check_path(path); !checked) return checked;
+  if (::unlink(path.c_str()) < 0 && errno != ENOENT)
     return refuse(errno, fmt::format("cannot remove the old socket {}: {}", path, std::strerror(errno)));
   return {};
 }
@@ -56,6 +60,13 @@ void raise_descriptor_limit(const Limits& limits) {
                r.rlim_max, need);
 }
 
+// Which file a path leads to, as device and inode.
+std::optional<std::pair<dev_t, ino_t>> file_at(const std::string& path) {
+  struct stat st;
+  if (::lstat(path.c_str(), &st) < 0) return std::nullopt;
+  return std::pair(st.st_dev, st.st_ino);
+}
+
 UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 
 }  // namespace
@@ -71,9 +82,10 @@ Server::Server(boost::asio::io_context& io, const ServerConfig& config, UniqueFd
       spare_(spare_descriptor()) {}
 
 Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const ServerConfig& config) {
+  // Before there is a lock file, so that a wrong path leaves nothing behind.
+  if (auto checked = check_path(config.socket); !checked) return tl::unexpected(checked.error());
   auto lock = lock_path(config.socket);
   if (!lock) return tl::unexpected(lock.error());
-  raise_descriptor_limit(config.limits);
   if (auto removed = remove_stale_socket(config.socket); !removed) return tl::unexpected(removed.error());
   auto hangups = MapTable::make_hangup_set();
   if (!hangups) return refuse(hangups.error());
@@ -90,10 +102,12 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
 
   std::unique_ptr<Server> server(new Server(io, config, std::move(*hangups)));
   server->lock_ = std::move(*lock);
+  server->bound_ = file_at(config.socket);
   server->hangups_.assign(watched.release());
   server->listener_.assign(listener->release());
   server->watch_hangups();
   server->accept_next();
+  raise_descriptor_limit(config.limits);
   spdlog::info("ready, socket {}", config.socket);
   return server;
 }
@@ -101,10 +115,12 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
 void Server::stop() {
   if (!listener_.is_open()) return;
   boost::system::error_code ignored;
+  // A successor's socket is left alone: somebody may have removed ours, and the lock file, while we served. Looked at before ours
+  // is closed, so that no other file can have got its inode.
+  if (const auto now = file_at(path_); now && now == bound_) ::unlink(path_.c_str());
   listener_.close(ignored);
   hangups_.close(ignored);
   retry_.cancel(ignored);
-  ::unlink(path_.c_str());
   for (auto& [session, owner] : sessions_) session->close();
   sessions_.clear();
 }

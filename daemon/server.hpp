@@ -7,8 +7,10 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "daemon/map_table.hpp"
 #include "daemon/session.hpp"
@@ -44,6 +46,7 @@ class Server {
   boost::asio::io_context& io_;
   std::string path_;
   UniqueFd lock_;
+  std::optional<std::pair<dev_t, ino_t>> bound_;  // our socket
   Quota quota_;
   ClientLog log_;
   MapTable table_;

@@ -127,12 +127,26 @@ TEST_F(ProcessTest, AStaleSocketIsReplaced) {
   EXPECT_EQ(Client(socket).hello().err(), 0);
 }
 
+TEST_F(ProcessTest, ASuccessorsSocketIsNotRemoved) {
+  Ringbufd first(socket);
+  ASSERT_TRUE(first.says("ready"));
+  std::filesystem::remove(socket);
+  std::filesystem::remove(socket + ".lock");
+  Ringbufd second(socket);
+  ASSERT_TRUE(second.says("ready")) << second.text();
+  first.kill(SIGTERM);
+  EXPECT_EQ(first.exit_code(), 0);
+  EXPECT_EQ(Client(socket).hello().err(), 0);
+}
+
 TEST_F(ProcessTest, OtherFilesAreNotReplaced) {
   std::ofstream(socket) << "precious";
-  Ringbufd d(socket);
+  Ringbufd d(socket, {"--max-tokens", "99999999999"});  // more than any RLIMIT_NOFILE
   EXPECT_TRUE(d.says("is not a socket")) << d.text();
   EXPECT_EQ(d.exit_code(), 1);
+  EXPECT_EQ(d.text().find("RLIMIT_NOFILE"), std::string::npos) << "no advice for a daemon that does not start: " << d.text();
   EXPECT_EQ(std::filesystem::file_size(socket), 8u);
+  EXPECT_FALSE(std::filesystem::exists(socket + ".lock")) << "it leaves nothing";
 }
 
 TEST_F(ProcessTest, BadPathsAreExplained) {
