@@ -142,7 +142,7 @@ void Server::accept_next() {
 void Server::on_acceptable() {
   UniqueFd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (socket) {
-    shortage_logged_ = false;
+    if (std::exchange(shortage_logged_, false)) spdlog::info("connections are accepted again");
     open_session(std::move(socket));
     return accept_next();
   }

@@ -64,16 +64,15 @@ void Session::on_readable() {
   if (received && !*received) return end();
   if (received) return send(answer(frame));
   if (const int err = received.error().err; err == EAGAIN) return read_next();
-  else if (err != EMSGSIZE && err != EPROTO) return end();  // the connection broke
+  else if (err != EMSGSIZE && err != EPROTO && err != EMFILE) return end();  // the connection broke
   // The frame is lost, but its header tells which request to answer.
   ringbuf_wire_hdr hdr;
   std::memcpy(&hdr, frame.buffer.data(), sizeof hdr);
   if (received.error().err == EMSGSIZE)
     return send(refusal(hdr, {EMSGSIZE, fmt::format("the message is longer than {} bytes", RINGBUF_WIRE_MAX), true}));
-  send(refusal(
-      hdr, {EPROTO,
-            fmt::format("the message carries more than {} descriptors, or the daemon has run out of them", RINGBUF_WIRE_MAX_FDS),
-            true}));
+  if (received.error().err == EMFILE)
+    return send(refusal(hdr, {EMFILE, "the daemon has no descriptors left; try again later", false}));
+  send(refusal(hdr, {EPROTO, fmt::format("the message carries more than {} descriptors", RINGBUF_WIRE_MAX_FDS), true}));
 }
 
 Session::Reply Session::answer(const Frame& frame) {

@@ -89,9 +89,13 @@ Result<bool> recv_frame(int fd, Frame& frame, int flags) {
       }
     }
   }
-  if ((msg.msg_flags & MSG_CTRUNC) || frame.fds.size() > RINGBUF_WIRE_MAX_FDS) {
+  if (frame.fds.size() > RINGBUF_WIRE_MAX_FDS) {
     frame.fds.clear();
     return fail(EPROTO, "receive descriptors");
+  }
+  if (msg.msg_flags & MSG_CTRUNC) {  // there was room for them in `control`, so it was this process that could not take them
+    frame.fds.clear();
+    return fail(EMFILE, "receive descriptors");
   }
   if (msg.msg_flags & MSG_TRUNC) {
     frame.fds.clear();

@@ -35,7 +35,8 @@ Result<UniqueFd> connect_to(const std::string& path);                // blocking
 // Whole or not at all. EAGAIN: the peer does not read (only with MSG_DONTWAIT in `flags`). Never raises SIGPIPE.
 Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<const int> fds, int flags = 0);
 
-// false: the peer has closed. EAGAIN; EMSGSIZE: longer than a frame may be; EPROTO: more descriptors than a frame may carry.
+// false: the peer has closed. EAGAIN. A frame was lost: EMSGSIZE: longer than a frame may be; EPROTO: more descriptors than a
+// frame may carry; EMFILE: this process has no descriptors left for those that came.
 Result<bool> recv_frame(int fd, Frame& frame, int flags = 0);
 
 // What to do before closing, so that the peer still reads what it was sent last: closing a socket with unread messages in its

@@ -183,6 +183,7 @@ TEST(Limits, OutOfDescriptors) {
   FdLeakGuard leaks;
   InProcessDaemon daemon;
   Client served(daemon);
+  const auto made = served.create();
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
   std::vector<UniqueFd> sockets;  // made before there are none left, connected after
@@ -204,11 +205,15 @@ TEST(Limits, OutOfDescriptors) {
     char c;
     EXPECT_LE(::recv(s.get(), &c, 1, 0), 0) << "turned away";
   }
-  EXPECT_EQ(served.next_id(0).err(), ENOENT) << "who is in is served";
+  EXPECT_EQ(served.next_id(1).err(), ENOENT) << "who is in is served";
+  const auto lost = served.info(made.fds.at(0).get());
+  EXPECT_EQ(lost.err(), EMFILE);
+  EXPECT_EQ(lost.text, "the daemon has no descriptors left; try again later");
   const auto refused = served.create();
   EXPECT_EQ(refused.err(), EMFILE) << refused.text;
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
   EXPECT_EQ(served.create().err(), 0);
+  EXPECT_EQ(served.info(made.fds.at(0).get()).err(), 0) << "the session stays";
   EXPECT_EQ(Client(daemon).hello().err(), 0);
 }
 

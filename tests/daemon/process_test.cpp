@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The real ringbufd: start, signals, locks, and what it does when nobody wants anything (nothing).
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <fstream>
@@ -191,6 +192,21 @@ TEST_F(ProcessTest, OffendersAreNamed) {
   ASSERT_TRUE(bad.send(one));
   EXPECT_TRUE(d.says(fmt::format("pid {}, uid {} broke the protocol", ::getpid(), ::geteuid()))) << d.text();
   EXPECT_EQ(Client(socket).hello().err(), 0);
+}
+
+TEST_F(ProcessTest, AShortageOfDescriptorsAndItsEndAreLogged) {
+  Ringbufd d(socket);
+  ASSERT_TRUE(d.says("ready"));
+  Client client(socket);
+  rlimit before{};
+  ASSERT_EQ(::prlimit(d.pid(), RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(::prlimit(d.pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  Client refused(socket, Client::Silent{});
+  EXPECT_TRUE(d.says("cannot accept a connection: Too many open files"));
+  ASSERT_EQ(::prlimit(d.pid(), RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_EQ(Client(socket).hello().err(), 0);
+  EXPECT_TRUE(d.says("connections are accepted again")) << d.text();
 }
 
 // With sessions, tokens, attachments, a detached peer and half-closed tokens: it sleeps and is not woken.

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -111,6 +112,27 @@ TEST_F(Seqpacket, TooManyDescriptorsBesideCredentialsAreEprotoToo) {
   ASSERT_GT(send_raw(a_.get(), 5, std::vector<int>(9, b_.get())), 0);
   EXPECT_EQ(recv_frame(b_.get(), frame_).error().err, EPROTO);
   EXPECT_EQ(test::open_fds(), before);
+}
+
+TEST_F(Seqpacket, DescriptorsThatThisProcessHasNoRoomForAreEmfile) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int open = test::open_fds();
+  for (const rlim_t room : {0u, 1u}) {
+    UniqueFd next(::fcntl(a_.get(), F_DUPFD_CLOEXEC, 0));
+    const rlimit few{static_cast<rlim_t>(next.get()) + room, before.rlim_max};
+    next.reset();
+    ASSERT_EQ(send_raw(a_.get(), 5, {b_.get(), b_.get()}), 5);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    const auto r = recv_frame(b_.get(), frame_);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    ASSERT_FALSE(r);
+    EXPECT_EQ(r.error().err, EMFILE);
+    EXPECT_TRUE(frame_.fds.empty());
+    EXPECT_EQ(test::open_fds(), open);
+  }
+  ASSERT_TRUE(send_frame(a_.get(), bytes("next"), {}));
+  EXPECT_TRUE(recv_frame(b_.get(), frame_).value());
 }
 
 TEST_F(Seqpacket, AnOversizedFrameIsEmsgsizeAndItsDescriptorsAreClosed) {
