@@ -3,13 +3,14 @@
 
 #include <fcntl.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+
+#include "base/notify.hpp"
 
 namespace ringbuf::daemon {
 namespace {
@@ -44,14 +45,16 @@ Result<UniqueFd> reopen_read_write(int fd) {
   return copy;
 }
 
+Result<void> keep(UniqueFd& where, Result<UniqueFd> made) {
+  return std::move(made).map([&](UniqueFd&& fd) { where = std::move(fd); });
+}
+
 // Makes each write to `signal` an edge for those who wait on `wait`.
 Result<void> connect_signal(int wait, int signal) {
-  epoll_event ev{};
-  ev.events = EPOLLIN | EPOLLET;
-  if (::epoll_ctl(wait, EPOLL_CTL_ADD, signal, &ev) == 0) return {};
+  const auto added = epoll_add_edge(wait, signal);
   // A consumer can fill its own epoll fd or nest it too deeply; then it misses wakeups, and nobody else suffers.
-  if (errno == EEXIST || errno == EINVAL || errno == ELOOP) return {};
-  return fail_errno("connect a producer's signal with a consumer");
+  if (!added && (added.error().err == EEXIST || added.error().err == EINVAL || added.error().err == ELOOP)) return {};
+  return added;
 }
 
 // Explicitly, because the eventfd lives on while a client has a copy. The client may have done it already.
@@ -110,13 +113,11 @@ Result<void> Map::join(Attachment& a) {
                                    sizeof(ringbuf_slot::lost));
         !cleared)
       return cleared;
-    a.event_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-    if (!a.event_) return fail_errno("create an eventfd");
+    if (auto made = keep(a.event_, make_eventfd()); !made) return made;
   } else if (a.role == RINGBUF_CONSUMER) {
-    a.event_.reset(::epoll_create1(EPOLL_CLOEXEC));
-    if (!a.event_) return fail_errno("create an epoll descriptor");
-    if (!kick_) kick_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-    if (!kick_) return fail_errno("create an eventfd");
+    if (auto made = keep(a.event_, make_epoll()); !made) return made;
+    if (!kick_)
+      if (auto made = keep(kick_, make_eventfd()); !made) return made;
     if (auto connected = connect_signal(a.event_.get(), kick_.get()); !connected) return connected;
   }
   for (const Attachment* other : attachments_) {

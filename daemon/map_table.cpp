@@ -22,12 +22,6 @@ MapTable::~MapTable() {
   tokens_.clear();
 }
 
-Result<UniqueFd> MapTable::make_hangup_set() {
-  UniqueFd fd(::epoll_create1(EPOLL_CLOEXEC));
-  if (!fd) return fail_errno("create an epoll descriptor");
-  return fd;
-}
-
 std::uint32_t MapTable::new_id() {
   do ++last_id_;
   while (last_id_ == 0 || maps_.count(last_id_));

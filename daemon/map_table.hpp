@@ -43,11 +43,10 @@ struct Pin {
 
 class MapTable {
  public:
-  // `hangups` is the descriptor made by make_hangup_set().
+  // `hangups` is an epoll descriptor.
   MapTable(Quota& quota, ClientLog& log, UniqueFd hangups) : quota_(quota), log_(log), hangups_(std::move(hangups)) {}
   MapTable(const MapTable&) = delete;
   ~MapTable();
-  static Result<UniqueFd> make_hangup_set();
 
   Quota& quota() { return quota_; }
   ClientLog& log() { return log_; }

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/notify.hpp"
 #include "base/seqpacket.hpp"
 
 namespace ringbuf::daemon {
@@ -87,7 +88,7 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   auto lock = lock_path(config.socket);
   if (!lock) return tl::unexpected(lock.error());
   if (auto removed = remove_stale_socket(config.socket); !removed) return tl::unexpected(removed.error());
-  auto hangups = MapTable::make_hangup_set();
+  auto hangups = make_epoll();
   if (!hangups) return refuse(hangups.error());
   UniqueFd watched(::fcntl(hangups->get(), F_DUPFD_CLOEXEC, 0));
   if (!watched) return refuse(Error{errno, "copy a descriptor"});
