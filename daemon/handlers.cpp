@@ -37,6 +37,21 @@ Payload reply(const T& body) {
   return {{bytes.begin(), bytes.end()}, {}};
 }
 
+// The text in a fixed field, or what is wrong with it.
+template <std::size_t N>
+Answer<std::string> read_text(const char (&field)[N], Result<std::string> (*decode)(const char (&)[N]),
+                              std::string (*error_of)(std::string_view)) {
+  auto text = decode(field);
+  if (text) return *std::move(text);
+  std::string why = error_of({field, ::strnlen(field, N)});
+  return refuse(text.error().err, why.empty() ? "a name or path is followed by bytes that are not zero" : std::move(why));
+}
+
+Answer<std::string> read_name(const char (&name)[RINGBUF_NAME_LEN]) {
+  return read_text(name, wire::decode_name, wire::name_error);
+}
+Answer<std::string> read_path(const ringbuf_path_req& req) { return read_text(req.path, wire::decode_path, wire::path_error); }
+
 Answer<Payload> hello(const Call& call) {
   const auto req = read<ringbuf_hello_req>(call);
   if (!req) return tl::unexpected(req.error());
@@ -60,8 +75,9 @@ Answer<unsigned> grant(const Map& map, const Peer& peer, unsigned wanted) {
   const unsigned allowed = map.rights_of(peer);
   const unsigned missing = wanted ? wanted & ~allowed : allowed ? 0 : RINGBUF_RIGHT_ALL;
   if (missing)
-    return refuse(EACCES, fmt::format("uid {} may not {} {} (owner uid {}, gid {}, mode {:04o})", peer.uid,
-                                      wire::rights_name(missing), map.label(), map.spec.uid, map.spec.gid, map.spec.mode));
+    return refuse(EACCES, fmt::format("uid {} {} {} {} (owner uid {}, gid {}, mode {:04o})", peer.uid,
+                                      wanted ? "may not" : "needs at least one of", wire::rights_name(missing),
+                                      (wanted ? "" : "on ") + map.label(), map.spec.uid, map.spec.gid, map.spec.mode));
   return wanted ? wanted : allowed;
 }
 
@@ -108,8 +124,8 @@ Answer<Payload> map_create(const Call& call) {
   if (!req) return tl::unexpected(req.error());
   const shm::RingSpec spec{req->max_entries, req->map_type, req->map_flags, req->ring_flags, req->numa_node};
   if (auto wrong = creation_error(*req, spec); !wrong.empty()) return refuse(EINVAL, std::move(wrong));
-  auto name = wire::decode_name(req->name);
-  if (!name) return refuse(name.error());
+  auto name = read_name(req->name);
+  if (!name) return tl::unexpected(name.error());
   const Peer& peer = call.client.peer;
   const auto map = call.table.create({spec, std::move(*name), req->mode ? req->mode : 0600, peer.uid, peer.gid});
   if (!map) return tl::unexpected(map.error());
@@ -135,8 +151,8 @@ Answer<Payload> map_get_fd_by_id(const Call& call) {
 Answer<Payload> map_get_fd_by_name(const Call& call) {
   const auto req = read<ringbuf_fd_by_name_req>(call);
   if (!req) return tl::unexpected(req.error());
-  const auto name = wire::decode_name(req->name);
-  if (!name) return refuse(name.error());
+  const auto name = read_name(req->name);
+  if (!name) return tl::unexpected(name.error());
   if (name->empty()) return refuse(EINVAL, "a name is needed to find a map by name");
   const auto found = call.table.find_by_name(*name, call.client.peer);
   if (found.empty()) return refuse(ENOENT, fmt::format("there is no map named '{}' that you may use", *name));
@@ -145,12 +161,6 @@ Answer<Payload> map_get_fd_by_name(const Call& call) {
   for (std::size_t i = 0; i < found.size() && i < 16; ++i) ids += fmt::format("{}{}", i ? ", " : "", found[i]->id);
   return refuse(ENOTUNIQ, fmt::format("{} maps are named '{}'; open one by id: {}{}", found.size(), *name, ids,
                                       found.size() > 16 ? ", ..." : ""));
-}
-
-Answer<std::string> read_path(const ringbuf_path_req& req) {
-  auto path = wire::decode_path(req.path);
-  if (!path) return refuse(path.error());
-  return *path;
 }
 
 Answer<Payload> obj_pin(const Call& call) {
@@ -172,7 +182,7 @@ Answer<Payload> obj_get(const Call& call) {
   const auto path = read_path(*req);
   if (!path) return tl::unexpected(path.error());
   const auto map = call.table.find_pin(*path);
-  if (!map) return refuse(ENOENT, fmt::format("nothing is pinned at {}", printable(*path)));
+  if (!map) return refuse(ENOENT, fmt::format("nothing is pinned at {}", wire::printable(*path)));
   return open_map(call, map, req->rights);
 }
 

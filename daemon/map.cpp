@@ -11,6 +11,7 @@
 #include <cstddef>
 
 #include "base/notify.hpp"
+#include "wire/codec.hpp"
 
 namespace ringbuf::daemon {
 namespace {
@@ -20,7 +21,7 @@ std::string comm_of(pid_t pid) {
   char comm[16];
   const ssize_t n = fd ? ::read(fd.get(), comm, sizeof comm) : 0;
   if (n <= 1) return "?";
-  return printable({comm, static_cast<std::size_t>(n - 1)});
+  return wire::printable({comm, static_cast<std::size_t>(n - 1)});
 }
 
 std::string process_of(const Holder& holder) {

@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "wire/codec.hpp"
+
 namespace ringbuf::daemon {
 namespace {
 
@@ -114,7 +116,7 @@ void MapTable::drop_dead_tokens() {
 
 Answer<void> MapTable::pin(const std::shared_ptr<Map>& map, const std::string& path, const Peer& peer) {
   if (pins_.count(path))
-    return refuse(EEXIST, fmt::format("{} is pinned already; unpin it or use another path", printable(path)));
+    return refuse(EEXIST, fmt::format("{} is pinned already; unpin it or use another path", wire::printable(path)));
   auto charge = quota_.charge(Resource::Pins, peer.uid);
   if (!charge) return tl::unexpected(charge.error());
   map->pins.insert(path);
@@ -124,19 +126,20 @@ Answer<void> MapTable::pin(const std::shared_ptr<Map>& map, const std::string& p
     map->pins.erase(path);
     throw;
   }
-  log_.write(spdlog::level::info, peer.uid, fmt::format("{} pinned at {} by uid {}", map->label(), printable(path), peer.uid));
+  log_.write(spdlog::level::info, peer.uid,
+             fmt::format("{} pinned at {} by uid {}", map->label(), wire::printable(path), peer.uid));
   return {};
 }
 
 Answer<void> MapTable::unpin(const std::string& path, const Peer& peer) {
   const auto it = pins_.find(path);
-  if (it == pins_.end()) return refuse(ENOENT, fmt::format("nothing is pinned at {}", printable(path)));
+  if (it == pins_.end()) return refuse(ENOENT, fmt::format("nothing is pinned at {}", wire::printable(path)));
   const Pin& pin = it->second;
   if (peer.uid != 0 && peer.uid != pin.uid && peer.uid != pin.map->spec.uid)
-    return refuse(EPERM,
-                  fmt::format("{} belongs to uid {}; only it, the map's owner or root may unpin it", printable(path), pin.uid));
+    return refuse(EPERM, fmt::format("{} belongs to uid {}; only it, the map's owner or root may unpin it", wire::printable(path),
+                                     pin.uid));
   log_.write(spdlog::level::info, peer.uid,
-             fmt::format("{} unpinned from {} by uid {}", pin.map->label(), printable(path), peer.uid));
+             fmt::format("{} unpinned from {} by uid {}", pin.map->label(), wire::printable(path), peer.uid));
   pin.map->pins.erase(path);
   pins_.erase(it);
   return {};

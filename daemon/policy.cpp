@@ -65,11 +65,4 @@ void Quota::release(Resource resource, uid_t uid, std::uint64_t amount) {
   if (it->second == Used{}) by_uid_.erase(it);
 }
 
-std::string printable(std::string_view text) {
-  std::string out(text);
-  std::replace_if(
-      out.begin(), out.end(), [](unsigned char c) { return c < 0x20 || c > 0x7e; }, '?');
-  return out;
-}
-
 }  // namespace ringbuf::daemon

@@ -7,7 +7,6 @@
 #include <array>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -87,8 +86,5 @@ class Quota {
   Used used_{};
   std::unordered_map<uid_t, Used> by_uid_;
 };
-
-// For logs and sentences: what could move a terminal's cursor becomes '?'.
-std::string printable(std::string_view text);
 
 }  // namespace ringbuf::daemon

@@ -62,10 +62,36 @@ std::vector<std::byte> encode_error(ringbuf_wire_hdr hdr, int err, std::string_v
   return encode(hdr, std::as_bytes(std::span(text.substr(0, 512))));
 }
 
+std::string printable(std::string_view text) {
+  std::string out(text);
+  std::replace_if(
+      out.begin(), out.end(), [](unsigned char c) { return c < 0x20 || c > 0x7e; }, '?');
+  return out;
+}
+
+std::string name_error(std::string_view name) {
+  if (name.size() < RINGBUF_NAME_LEN && std::all_of(name.begin(), name.end(), name_char)) return {};
+  return "'" + printable(name) + "' is not a map name: at most 15 of A-Z a-z 0-9 _ .";
+}
+
+std::string path_error(std::string_view path) {
+  const auto wrong = [&](const char* why) { return "'" + printable(path) + "' is not a pin path: " + why; };
+  if (!path.starts_with('/')) return wrong("it must begin with '/'");
+  if (path.size() >= RINGBUF_PATH_LEN) return wrong("it may have at most 255 bytes");
+  if (std::any_of(path.begin(), path.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }))
+    return wrong("it may have no control characters");
+  for (std::size_t at = 0; at < path.size();) {
+    const std::size_t end = std::min(path.find('/', at + 1), path.size());
+    const std::string_view part = path.substr(at + 1, end - at - 1);
+    if (part.empty() || part == "." || part == "..") return wrong("no part may be empty, '.' or '..'");
+    at = end;
+  }
+  return {};
+}
+
 Result<std::string> decode_name(const char (&field)[RINGBUF_NAME_LEN]) {
   auto name = decode_field(field, "use a name of more than 15 characters");
-  if (name && !std::all_of(name->begin(), name->end(), name_char))
-    return fail(EINVAL, "use a name with characters other than A-Z a-z 0-9 _ .");
+  if (name && !name_error(*name).empty()) return fail(EINVAL, "use a name with characters other than A-Z a-z 0-9 _ .");
   return name;
 }
 
@@ -76,15 +102,7 @@ Result<void> encode_name(std::string_view name, char (&field)[RINGBUF_NAME_LEN])
 Result<std::string> decode_path(const char (&field)[RINGBUF_PATH_LEN]) {
   constexpr const char* kOp = "use a pin path that is not like /events or /app/events";
   auto path = decode_field(field, kOp);
-  if (!path) return path;
-  if (path->size() < 2 || path->front() != '/') return fail(EINVAL, kOp);
-  for (std::size_t at = 0; at < path->size();) {
-    const std::size_t end = std::min(path->find('/', at + 1), path->size());
-    const std::string_view part(path->data() + at + 1, end - at - 1);
-    const bool control = std::any_of(part.begin(), part.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
-    if (part.empty() || part == "." || part == ".." || control) return fail(EINVAL, kOp);
-    at = end;
-  }
+  if (path && !path_error(*path).empty()) return fail(EINVAL, kOp);
   return path;
 }
 

@@ -41,6 +41,12 @@ std::vector<std::byte> encode_as(const ringbuf_wire_hdr& hdr, const T& body) {
 // A refusal: errno and a sentence, cut to what a frame may carry.
 std::vector<std::byte> encode_error(ringbuf_wire_hdr hdr, int err, std::string_view text);
 
+// What is wrong with a map's name or a pin path, as a sentence; empty: nothing.
+std::string name_error(std::string_view name);
+std::string path_error(std::string_view path);
+// For logs and sentences: what could move a terminal's cursor becomes '?'.
+std::string printable(std::string_view text);
+
 // The kernel's rule for object names: a NUL within the field, nothing but zeros behind it, only [A-Za-z0-9_.]. EINVAL.
 Result<std::string> decode_name(const char (&field)[RINGBUF_NAME_LEN]);
 // Copies a name in. ENAMETOOLONG.

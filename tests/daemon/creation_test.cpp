@@ -33,9 +33,9 @@ TEST_F(CreationTest, BadInputIsRefusedAndChangesNothing) {
       {"ring flags", [](auto& r) { r.ring_flags = 2; }, "ring_flags 0x2"},
       {"mode", [](auto& r) { r.mode = 0777; }, "mode 777"},
       {"setuid mode", [](auto& r) { r.mode = 04600; }, "mode 4600"},
-      {"name without end", [](auto& r) { std::memset(r.name, 'a', sizeof r.name); }, "15 characters"},
-      {"name with a space", [](auto& r) { r.name[2] = ' '; }, "characters other than"},
-      {"name with bytes behind", [](auto& r) { r.name[10] = 'x'; }, ""},
+      {"name without end", [](auto& r) { std::memset(r.name, 'a', sizeof r.name); }, "'aaaaaaaaaaaaaaaa' is not a map name"},
+      {"name with a space", [](auto& r) { r.name[2] = ' '; }, "'ev nts' is not a map name"},
+      {"name with bytes behind", [](auto& r) { r.name[10] = 'x'; }, "followed by bytes"},
   };
   Client client(daemon);
   for (const Bad& c : cases) {

@@ -149,6 +149,13 @@ TEST(CodecName, OnlyTheKernelsCharactersAreAllowed) {
   }
 }
 
+TEST(CodecName, AWrongNameIsShown) {
+  EXPECT_EQ(name_error("events"), "");
+  EXPECT_EQ(name_error("a b"), "'a b' is not a map name: at most 15 of A-Z a-z 0-9 _ .");
+  EXPECT_EQ(name_error("1234567890123456"), "'1234567890123456' is not a map name: at most 15 of A-Z a-z 0-9 _ .");
+  EXPECT_EQ(name_error("a\033["), "'a?[' is not a map name: at most 15 of A-Z a-z 0-9 _ .");
+}
+
 TEST(CodecName, EncodingRefusesLongNamesAndNulsAndClearsTheField) {
   char field[RINGBUF_NAME_LEN];
   std::memset(field, 'z', sizeof field);
@@ -180,6 +187,18 @@ TEST(CodecPath, OtherPathsAreRefused) {
   Field<RINGBUF_PATH_LEN> behind("/a");
   behind.text[255] = 1;
   EXPECT_FALSE(decode_path(behind.text));
+}
+
+TEST(CodecPath, AWrongPathIsShownWithWhatIsWrong) {
+  EXPECT_EQ(path_error("/a/b"), "");
+  EXPECT_EQ(path_error("a"), "'a' is not a pin path: it must begin with '/'");
+  EXPECT_EQ(path_error(""), "'' is not a pin path: it must begin with '/'");
+  for (const std::string path : {"/", "/a/../b", "/a/.", "/a/", "//a"})
+    EXPECT_EQ(path_error(path), "'" + path + "' is not a pin path: no part may be empty, '.' or '..'");
+  EXPECT_EQ(path_error("/a\nb"), "'/a?b' is not a pin path: it may have no control characters");
+  EXPECT_EQ(path_error("/" + std::string(254, 'p')), "");
+  const std::string longer = "/" + std::string(255, 'p');
+  EXPECT_EQ(path_error(longer), "'" + longer + "' is not a pin path: it may have at most 255 bytes");
 }
 
 TEST(CodecPath, EncodingRefusesLongPaths) {
