@@ -98,7 +98,7 @@ test_usage_errors() {
   run 2 map show id x1
   error "'x1' is not a map id; see 'ringbufctl map show --help'"
   run 2 map show tag 1
-  error "unknown kind of map name 'tag': use one of id, name, pinned; see 'ringbufctl help'"
+  error "unknown kind of map name 'tag': use one of id, name, pinned, as in 'name tag'; see 'ringbufctl help'"
   run 2 map show id 1 id 2
   error "'id' is one word too many; see 'ringbufctl map show --help'"
   run 2 map output
@@ -123,6 +123,11 @@ test_usage_errors() {
   error "--format: 'xml' is not a format: use text, hex, json or raw; see 'ringbufctl map dump --help'"
   run 2 map output /a --nul --whole
   grep -q '^Error: .*excludes' err
+  # An empty value is a value: it does not take the next word.
+  run 2 --socket= map show id
+  error "'id' needs a value after it; see 'ringbufctl map show --help'"
+  run 2 map create --size= /a
+  error "--size: '' is not a size: give bytes below 4G, such as 65536, 64K or 1M; see 'ringbufctl map create --help'"
   run 2 map create --json
   json . '{"error":"--size is required; see '"'ringbufctl map create --help'"'","errno":"EINVAL"}'
 }
@@ -140,6 +145,15 @@ test_daemon_not_reachable() {
   mv gone s
   run 3 map list
   error "no ringbufd at $dir/s: Connection refused; $hint"
+  echo >file
+  run 3 map list --socket "$dir/file"
+  error "$dir/file is not a socket; name ringbufd's with --socket"
+  local code=0
+  # shellcheck disable=SC2016 # the variables are Perl's
+  perl -MIO::Socket::UNIX -e 'my $s = IO::Socket::UNIX->new(Local => "stream", Listen => 1) or die; exit(system(@ARGV) >> 8)' \
+    "$ctl" map list --socket "$dir/stream" >out 2>err || code=$?
+  [[ $code -eq 3 ]] || die "ended with $code: $(cat err)"
+  error "$dir/stream is a socket of another kind, not ringbufd's; name ringbufd's with --socket"
   local long
   long=/$(printf '%0107d' 0)
   run 2 map list --socket "$long"
@@ -244,12 +258,25 @@ test_errors_of_the_daemon() {
   grep -q '^Error: .*/m.*pinned' err
   run 0 -j map list
   json length 1 # nothing is left behind of the map that could not be pinned
-  run 1 map create /n --size 5000
+  run 2 map create /n --size 5000
   grep -q '^Error: .*5000.*8192' err
-  run 1 -j map create /n --size 5000
+  run 2 -j map create /n --size 5000
   json '[has("error"), .errno]' '[true,"EINVAL"]'
-  run 1 map create n --size 4K
-  grep -q '^Error: .*path' err
+  # What cannot be a pin costs no id.
+  run 2 map create n --size 4K
+  error "'n' is not a pin path: it must begin with '/'"
+  run 2 map pin id 1 /a/../b
+  error "'/a/../b' is not a pin path: no part may be empty, '.' or '..'"
+  run 2 map show name "a b"
+  error "'a b' is not a map name: at most 15 of A-Z a-z 0-9 _ ."
+  run 2 map unpin $'/a\n'
+  error "'/a?' is not a pin path: it may have no control characters"
+  local long
+  long=/$(printf '%0255d' 0)
+  run 2 map create "$long" --name n --size 4K
+  run 0 -j map create /next --size 4K
+  json .id 2
+  run 0 map unpin /next
   for map in "id 99" "name nobody" "pinned /nobody"; do
     for command in show output consume dump; do
       # shellcheck disable=SC2086
@@ -490,6 +517,13 @@ test_consume_ends_quietly_when_its_reader_has_gone() {
   run 0 map consume /big
   [[ $((taken + $(wc -l <out))) -eq 20001 ]] || die "$taken taken, $(wc -l <out) left"
   [[ $taken -lt 20001 ]] || die "it went on after a failed write"
+  # What was wholly written is not counted.
+  seq 1001 1500 | "$ctl" map output /big 2>err
+  code=0
+  (trap '' XFSZ && ulimit -f 1 && exec "$ctl" map consume /big) >half 2>err || code=$?
+  [[ $code -eq 1 ]] || die "ended with $code"
+  [[ $(wc -c <half) -eq 1024 ]] || die "$(wc -c <half) bytes were written" # 204 records of 5 bytes, and 4 bytes of another
+  same err $'Error: write to standard output: File too large; 296 records were consumed but not wholly written\n'
   # A disk that is full is a failure, not a reader that has gone.
   echo hello | "$ctl" map output /m 2>err
   code=0
@@ -577,7 +611,9 @@ test_another_user_without_rights() {
   json '[.[].name]' '["readable","writable"]'
   json '[.[] | has("records")]' '[true,false]' # who may not observe sees no ring state
   ! as_nobody map show /private || die "it may see /private"
-  grep -q '^Error: ' err
+  same err "Error: uid 65534 needs at least one of observe, produce, consume, manage on map 1 'private' (owner uid 0, gid 0, mode 0600)"$'\n'
+  ! as_nobody map create /private --size 4K || die "it may create /private"
+  same err $'Error: /private is pinned already; unpin it or use another path\n'
   ! as_nobody map output /readable </dev/null || die "it may produce into /readable"
   grep -q '^Error: ' err
   ! as_nobody map dump /writable || die "it may dump /writable"

@@ -33,6 +33,15 @@ Result<void> run_create(const Invocation& invocation, const Globals& globals) {
   const Result<Session> session = connect(globals);
   if (!session) return tl::unexpected(session.error());
 
+  // Before a map is made: what cannot be pinned costs no id.
+  ringbuf_map* raw = nullptr;
+  int ret = ringbuf_map_open_pinned(session->get(), invocation.path.c_str(), 0, &raw);
+  if (ret == 0) ringbuf_map_free(raw);
+  if (ret == 0 || ret == -EACCES) {
+    return fail(kFailed, EEXIST, invocation.path + " is pinned already; unpin it or use another path");
+  }
+  if (ret != -ENOENT) return library_failure(ret);
+
   ringbuf_map_create_opts opts{};
   opts.sz = sizeof(opts);
   opts.mode = create.mode;
@@ -41,8 +50,7 @@ Result<void> run_create(const Invocation& invocation, const Globals& globals) {
     opts.map_flags = RINGBUF_NUMA_NODE;
     opts.numa_node = *create.numa_node;
   }
-  ringbuf_map* raw = nullptr;
-  int ret = ringbuf_map_create(session->get(), name.c_str(), create.max_entries, &opts, &raw);
+  ret = ringbuf_map_create(session->get(), name.c_str(), create.max_entries, &opts, &raw);
   if (ret < 0) return library_failure(ret);
   const Map map(raw);  // without the pin, nothing but this keeps the map
   ret = ringbuf_map_pin(map.get(), invocation.path.c_str());

@@ -82,7 +82,8 @@ tl::unexpected<Failure> usage_error(const std::string& sentence, const std::stri
 }
 
 // A word may be shortened to any prefix that only one choice has; an exact match always wins.
-Result<std::string> expand(const std::string& word, const Words& choices, const std::string& what) {
+// `hint` ends the sentence about an unknown word.
+Result<std::string> expand(const std::string& word, const Words& choices, const std::string& what, const std::string& hint = "") {
   Words matches;
   for (const std::string& choice : choices) {
     if (choice == word) return choice;
@@ -91,7 +92,7 @@ Result<std::string> expand(const std::string& word, const Words& choices, const 
   if (matches.size() == 1) return matches[0];
   std::string names;
   for (const std::string& choice : matches.empty() ? choices : matches) names += (names.empty() ? "" : ", ") + choice;
-  if (matches.empty()) return usage_error("unknown " + what + " '" + word + "': use one of " + names);
+  if (matches.empty()) return usage_error("unknown " + what + " '" + word + "': use one of " + names + hint);
   return usage_error(what + " '" + word + "' is ambiguous: it may mean " + names);
 }
 
@@ -105,7 +106,7 @@ Result<MapName> take_map(Words& words, const std::string& command) {
     words.erase(words.begin());
     return map;
   }
-  Result<std::string> kind = expand(words[0], {"id", "name", "pinned"}, "kind of map name");
+  Result<std::string> kind = expand(words[0], {"id", "name", "pinned"}, "kind of map name", ", as in 'name " + words[0] + "'");
   if (!kind) return tl::unexpected(kind.error());
   if (words.size() < 2) return usage_error("'" + *kind + "' needs a value after it", command);
   map.text = words[1];
@@ -266,6 +267,17 @@ Result<Invocation> help_invocation(std::string text = overview()) {
   return invocation;
 }
 
+// CLI11 reads `--option= word` as `--option word`: an empty value becomes a word of its own.
+Words split_empty_values(const Words& words) {
+  Words split;
+  for (const std::string& word : words) {
+    const bool empty = word.starts_with("--") && word.find('=') == word.size() - 1;
+    split.push_back(empty ? word.substr(0, word.size() - 1) : word);
+    if (empty) split.emplace_back();
+  }
+  return split;
+}
+
 // Everything after `map COMMAND`.
 Result<Invocation> parse_verb(const VerbInfo& info, const Words& rest, Globals& globals) {
   Invocation invocation;
@@ -301,7 +313,7 @@ Result<Invocation> parse_verb(const VerbInfo& info, const Words& rest, Globals& 
 }  // namespace
 
 Result<Invocation> parse_command_line(std::span<char*> args, Globals& globals) {
-  Words words(args.begin() + 1, args.end());
+  Words words = split_empty_values({args.begin() + 1, args.end()});
   if (!words.empty() && words[0] == "__complete") {
     Invocation invocation;
     invocation.verb = Verb::kComplete;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "client.hpp"
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <cstring>
 
@@ -9,7 +11,8 @@ namespace ringbufctl {
 tl::unexpected<Failure> library_failure(int negative_errno, const std::string& hint) {
   const int err = -negative_errno;
   const bool gone = err == ECONNRESET || err == EPIPE || err == ENOTCONN;
-  return fail(gone ? kUnreachable : kFailed, err, ringbuf_last_error() + (hint.empty() ? "" : "; " + hint));
+  const bool wrong = err == EINVAL || err == ENAMETOOLONG;  // what was asked for, not what there is
+  return fail(gone ? kUnreachable : wrong ? kUsage : kFailed, err, ringbuf_last_error() + (hint.empty() ? "" : "; " + hint));
 }
 
 Result<Session> connect(const Globals& globals) {
@@ -21,8 +24,12 @@ Result<Session> connect(const Globals& globals) {
   if (char buf[256]; path.empty() && ringbuf_default_socket(buf, sizeof(buf)) >= 0) path = buf;
   const std::string reason = std::strerror(-ret);
   switch (-ret) {
-    case ENOENT:
     case ECONNREFUSED:
+      if (struct stat st; ::stat(path.c_str(), &st) == 0 && !S_ISSOCK(st.st_mode)) {
+        return fail(kUnreachable, -ret, path + " is not a socket; name ringbufd's with --socket");
+      }
+      [[fallthrough]];
+    case ENOENT:
       return fail(kUnreachable, -ret,
                   "no ringbufd at " + path + ": " + reason + "; start it with 'ringbufd --socket " + path +
                       "' or name another with --socket");
@@ -30,6 +37,8 @@ Result<Session> connect(const Globals& globals) {
     case EPERM:
       return fail(kUnreachable, -ret,
                   "ringbufd's socket " + path + " may not be used: " + reason + "; ask its owner or name another with --socket");
+    case EPROTOTYPE:
+      return fail(kUnreachable, -ret, path + " is a socket of another kind, not ringbufd's; name ringbufd's with --socket");
     case ENAMETOOLONG:
       return fail(kUsage, -ret, "the socket's path " + path + " is too long; name one of at most 107 bytes with --socket");
     default: return fail(kUnreachable, -ret, ringbuf_last_error());  // the daemon's own sentence, or a broken connection

@@ -16,7 +16,7 @@ constexpr size_t kFlushAt = 64 * 1024;
 }  // namespace
 
 bool Writer::record_done() {
-  buffered_records_++;
+  ends_.push_back(buffer_.size());
   return buffer_.size() < kFlushAt ? err_ == 0 : flush();
 }
 
@@ -29,11 +29,12 @@ bool Writer::flush() {
       done += static_cast<size_t>(n);
     } else if (errno != EINTR || stop_requests() >= 2) {
       err_ = errno;
+      std::erase_if(ends_, [&](size_t end) { return end <= done; });
       return false;
     }
   }
   buffer_.clear();
-  buffered_records_ = 0;
+  ends_.clear();
   return true;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "result.hpp"
 
@@ -20,11 +21,11 @@ class Writer {
   // 0, or the positive errno of the first failed write.
   int err() const { return err_; }
   // Records that are not, or not wholly, written.
-  uint64_t unwritten() const { return err_ ? buffered_records_ : 0; }
+  uint64_t unwritten() const { return err_ ? ends_.size() : 0; }
 
  private:
   std::string buffer_;
-  uint64_t buffered_records_ = 0;
+  std::vector<size_t> ends_;  // of the records in it
   int err_ = 0;
 };
 
