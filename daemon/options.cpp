@@ -44,6 +44,7 @@ struct Setting {
   std::string help;
   std::string value_name;
   std::string expected;  // what a right value looks like
+  bool integer, string;  // which of them the file may give
   std::function<bool(Options&, const std::string&)> apply;
   std::string value = {};  // from the command line
 
@@ -60,18 +61,18 @@ std::vector<Setting> all_settings() {
   all.push_back({"--socket", "", "socket",
                  "Listen at this path (default $RINGBUFD_SOCKET; else /run/ringbufd/ringbufd.sock as root, "
                  "$XDG_RUNTIME_DIR/ringbufd.sock as a user)",
-                 "PATH", "a path of at most 107 bytes", [](Options& o, const std::string& v) {
+                 "PATH", "a path of at most 107 bytes", false, true, [](Options& o, const std::string& v) {
                    o.server.socket = v;
                    return !v.empty() && v.size() < 108;
                  }});
   all.push_back({"--socket-mode", "", "socket_mode", "Permissions of the socket: who may connect at all (default 0666)", "OCTAL",
-                 "octal permissions up to 0777", [](Options& o, const std::string& v) {
+                 "octal permissions up to 0777", true, true, [](Options& o, const std::string& v) {
                    const auto n = parse_number(v, 8, false);
                    if (n) o.server.socket_mode = static_cast<unsigned>(*n);
                    return n && *n <= 0777;
                  }});
   all.push_back({"--log-level", "", "log_level", "trace, debug, info, warn, error, critical or off (default info)", "LEVEL",
-                 "trace, debug, info, warn, error, critical or off", [](Options& o, const std::string& v) {
+                 "trace, debug, info, warn, error, critical or off", false, true, [](Options& o, const std::string& v) {
                    constexpr std::array kLevels{"trace", "debug", "info", "warn", "error", "critical", "off"};
                    o.log_level = v;
                    return std::find(kLevels.begin(), kLevels.end(), v) != kLevels.end();
@@ -89,12 +90,12 @@ std::vector<Setting> all_settings() {
       const std::string key = name + (per_uid ? "_per_uid" : "");
       const std::string help = fmt::format("{} {} (default {})", bytes ? "Memory of all maps," : "Most " + name + ",",
                                            per_uid ? "for each uid but 0" : "in all", shown(of(defaults)));
-      all.push_back(
-          {dashed("--max-" + key), "limits", key, help, bytes ? "BYTES" : "N", shape, [=](Options& o, const std::string& v) {
-             const auto n = parse_number(v, 10, bytes);
-             if (n) of(o) = *n;
-             return n.has_value();
-           }});
+      all.push_back({dashed("--max-" + key), "limits", key, help, bytes ? "BYTES" : "N", shape, true, bytes,
+                     [=](Options& o, const std::string& v) {
+                       const auto n = parse_number(v, 10, bytes);
+                       if (n) of(o) = *n;
+                       return n.has_value();
+                     }});
     }
   }
   return all;
@@ -104,9 +105,9 @@ tl::unexpected<Leave> usage(std::string text) { return tl::unexpected<Leave>(Lea
 
 // How a value of the file would be written on the command line; empty: not of a kind that can be.
 std::string as_text(const Setting& setting, const toml::node& node) {
-  if (const auto s = node.value_exact<std::string>()) return *s;
+  if (const auto s = node.value_exact<std::string>()) return setting.string ? *s : "";
   const auto n = node.value_exact<std::int64_t>();
-  if (!n || *n < 0) return {};
+  if (!n || *n < 0 || !setting.integer) return {};
   return setting.key == "socket_mode" ? fmt::format("{:o}", *n) : std::to_string(*n);
 }
 
@@ -129,6 +130,9 @@ tl::expected<void, Leave> apply_table(const toml::table& table, const std::strin
 }
 
 tl::expected<void, Leave> apply_file(const std::string& file, std::vector<Setting>& settings, Options& options) {
+  // Reading a pipe could wait for ever, and a directory reads as an empty file.
+  if (struct stat st; ::stat(file.c_str(), &st) == 0 && !S_ISREG(st.st_mode))
+    return usage(fmt::format("{} is not a regular file; give --config one", file));
   const toml::parse_result parsed = toml::parse_file(file);
   if (!parsed) {
     const auto& e = parsed.error();

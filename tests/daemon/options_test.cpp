@@ -52,6 +52,10 @@ TEST_F(OptionsTest, Values) {
   EXPECT_EQ(o->server.limits[3].per_uid, 0u);
   EXPECT_EQ(o->server.socket_mode, 0660u);
   EXPECT_EQ(parse({"--socket", "/s", "--config", file("socket_mode = 0o640\n").c_str()})->server.socket_mode, 0640u);
+  const auto bytes = parse({"--socket", "/s", "--config", file("[limits]\nbytes = 4096\nbytes_per_uid = '4K'\n").c_str()});
+  ASSERT_TRUE(bytes.has_value()) << bytes.error().text;
+  EXPECT_EQ(bytes->server.limits[1].in_all, 4096u);
+  EXPECT_EQ(bytes->server.limits[1].per_uid, 4096u);
 }
 
 TEST_F(OptionsTest, MistakesAreNamed) {
@@ -77,7 +81,12 @@ TEST_F(OptionsTest, MistakesAreNamed) {
       {{}, "[limits]\nmaps = -1", "'limits.maps'"},
       {{}, "[limits]\nmaps = 1.5", "'limits.maps'"},
       {{}, "[limits]\nmaps = true", "'limits.maps'"},
-      {{}, "socket = 3\nsocket = 4", "line 2"},
+      {{}, "[limits]\nmaps = '4'", "key 'limits.maps' must be a whole number"},
+      {{}, "socket = 1", "key 'socket' must be a path"},
+      {{}, "log_level = 1", "key 'log_level' must be trace, debug"},
+      {{"--config", "/tmp"}, nullptr, "/tmp is not a regular file"},
+      {{"--config", "/dev/null"}, nullptr, "/dev/null is not a regular file"},
+      {{}, "socket = '3'\nsocket = '4'", "line 2"},
       {{}, "socket_mode = 'rw'", "'socket_mode'"},
       {{"--config", "/nonexistent/file"}, nullptr, "/nonexistent/file"},
   };
