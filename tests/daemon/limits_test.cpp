@@ -184,6 +184,7 @@ TEST(Limits, OutOfDescriptors) {
   InProcessDaemon daemon;
   Client served(daemon);
   const auto made = served.create();
+  EXPECT_EQ(served.next_id(1).err(), ENOENT);  // when it answers this, it has closed its copy of the token
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
   std::vector<UniqueFd> sockets;  // made before there are none left, connected after
