@@ -43,7 +43,7 @@ int create_embedded(const char* name, const ringbuf_map_create_req& req, ringbuf
   ring->spec = {req.max_entries, req.map_type, req.map_flags, req.ring_flags, req.numa_node};
   ring->name = name;
   ring->mode = req.mode ? req.mode : 0600;
-  if (auto checked = wire::decode_name(req.name); !checked) return api_fail(checked.error());
+  if (auto checked = wire::decode_name(req.name); !checked) return api_fail(EINVAL, wire::name_error(name));
   if (req.key_size != 0 || req.value_size != 0 || req.map_extra != 0)
     return api_fail(EINVAL, "key_size, value_size and map_extra must be 0");
   if (req.mode & ~0666u) return api_fail(EINVAL, "mode may hold only read and write bits, at most 0666");
@@ -73,7 +73,7 @@ int copy_text(const std::string& text, char* buf, size_t size) {
 int path_request(const char* path, ringbuf_path_req* req) {
   if (!path) return api_fail(EINVAL, "path is NULL");
   auto ok = wire::encode_path(path, req->path);
-  return ok ? 0 : api_fail(ok.error());
+  return ok ? 0 : api_fail(ok.error().err, wire::path_error(path));
 }
 
 }  // namespace
@@ -98,8 +98,7 @@ int ringbuf_map_create(ringbuf_session* session, const char* name, uint32_t max_
     req.ring_flags = o.ring_flags;
     req.mode = o.mode;
     if (o.reserved != 0) return api_fail(EINVAL, "opts->reserved must be 0");
-    if (auto ok = wire::encode_name(name ? name : "", req.name); !ok)
-      return api_fail(EINVAL, std::string("name '") + name + "' is too long; use at most 15 characters");
+    if (auto ok = wire::encode_name(name ? name : "", req.name); !ok) return api_fail(EINVAL, wire::name_error(name));
     return session ? open_map(session, RINGBUF_MAP_CREATE, req, ret_map) : create_embedded(name ? name : "", req, ret_map);
   });
 }
@@ -116,8 +115,7 @@ int ringbuf_map_open_name(ringbuf_session* session, const char* name, uint32_t r
   return guarded([&] {
     ringbuf_fd_by_name_req req{};
     req.rights = rights;
-    if (auto ok = wire::encode_name(name, req.name); !ok)
-      return api_fail(EINVAL, std::string("name '") + name + "' is too long; names have at most 15 characters");
+    if (auto ok = wire::encode_name(name, req.name); !ok) return api_fail(EINVAL, wire::name_error(name));
     return open_map(session, RINGBUF_MAP_GET_FD_BY_NAME, req, ret_map);
   });
 }
