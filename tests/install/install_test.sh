@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# install_test.sh SOURCE BUILD CC CXX: installs BUILD into a temporary prefix and builds the examples against it, through
+# install_test.sh SOURCE BUILD CC CXX GENERATOR: installs BUILD into a temporary prefix and builds the examples against it, through
 # pkg-config and through find_package. Each pair then moves records with the installed daemon.
 set -euo pipefail
-source=$1 build=$2 cc=$3 cxx=$4
+source=$1 build=$2 cc=$3 cxx=$4 generator=$5
 examples="$source/libclient/examples"
 
 dir=$(mktemp -d)
@@ -48,7 +48,7 @@ done
 # 2. find_package.
 sources=$(printf '%s;' "$examples"/{producer,consumer}_c.c "$examples"/{producer,consumer}_cpp.cpp)
 {
-  cmake -S "$source/tests/install/project" -B "$dir/cmake" -DCMAKE_PREFIX_PATH="$dir/usr" -DSOURCES="$sources" \
+  cmake -G "$generator" -S "$source/tests/install/project" -B "$dir/cmake" -DCMAKE_PREFIX_PATH="$dir/usr" -DSOURCES="$sources" \
     -DCMAKE_C_COMPILER="$cc" -DCMAKE_CXX_COMPILER="$cxx" && cmake --build "$dir/cmake"
 } >"$dir/log" 2>&1 || fail "find_package: $(cat "$dir/log")"
 
