@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# install_test.sh SOURCE BUILD CC CXX GENERATOR: installs BUILD into a temporary prefix and builds the examples against it, through
-# pkg-config and through find_package. Each pair then moves records with the installed daemon.
+# install_test.sh SOURCE BUILD CC CXX GENERATOR: installs BUILD into a temporary prefix and builds the examples against it,
+# through pkg-config and through find_package. Each pair then moves records with the installed daemon.
 set -euo pipefail
 source=$1 build=$2 cc=$3 cxx=$4 generator=$5
 examples="$source/libclient/examples"
