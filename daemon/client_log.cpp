@@ -32,4 +32,8 @@ void ClientLog::write(spdlog::level::level_enum level, uid_t uid, const std::str
   spdlog::log(level, text);
 }
 
+ClientLog::~ClientLog() {
+  for (const auto& [uid, budget] : budgets_) tell_left_out(uid, budget.left_out);
+}
+
 }  // namespace ringbuf::daemon

@@ -20,6 +20,8 @@ class ClientLog {
 
   // Writes the line, or counts it if `uid` has used up its budget; the next one that is written tells how many were left out.
   void write(spdlog::level::level_enum level, uid_t uid, const std::string& text, Clock::time_point now = Clock::now());
+  // At the end: tells what no next line has told.
+  ~ClientLog();
 
  private:
   struct Budget {

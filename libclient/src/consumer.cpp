@@ -52,7 +52,7 @@ ringbuf_consumer::ringbuf_consumer(std::unique_ptr<Attachment> a, ringbuf_sample
       ctx(c) {}
 
 ringbuf_consumer::~ringbuf_consumer() {
-  if (again && attachment->ours()) ring.ring().sub_waiting();
+  if (handed_out && attachment->ours()) ring.ring().sub_waiting();
 }
 
 int ringbuf_consumer::begin(bool edges) {
@@ -62,13 +62,14 @@ int ringbuf_consumer::begin(bool edges) {
     return api_fail(EBUSY, "a callback may not consume the ring that called it");
   }
   turn->taken = true;
-  if (again || edges) clear_edges(attachment->wait_fd());
+  took_edges = handed_out || edges;
+  if (took_edges) clear_edges(attachment->wait_fd());
   return 0;
 }
 
 void ringbuf_consumer::end(bool left) {
-  // Data stay behind: nobody will write an eventfd for them, but an application's own loop must come back.
-  if (left && again) {
+  // Data stay behind: nobody will write an eventfd for them, but an own loop, or another poller of this consumer, must come back.
+  if (left && took_edges) {
     const std::uint64_t one = 1;
     (void)!::write(again.get(), &one, sizeof one);
   }
@@ -103,13 +104,20 @@ bool ringbuf_consumer::must_not_sleep() {
   return ring.must_not_sleep();
 }
 
-int ringbuf_consumer::hand_out() {
-  std::lock_guard lock(turn->mutex);
-  if (again) return attachment->wait_fd();
+int ringbuf_consumer::make_again() {
+  if (again) return 0;
   auto fd = make_eventfd();
   if (!fd) return api_fail(fd.error());
   if (auto ok = epoll_add_edge(attachment->wait_fd(), fd->get()); !ok) return api_fail(ok.error());
   again = std::move(*fd);
+  return 0;
+}
+
+int ringbuf_consumer::hand_out() {
+  std::lock_guard lock(turn->mutex);
+  if (handed_out) return attachment->wait_fd();
+  if (int r = make_again(); r < 0) return r;
+  handed_out = true;
   ring.ring().add_waiting();
   if (ring.must_not_sleep()) {
     const std::uint64_t one = 1;
@@ -151,6 +159,7 @@ int ringbuf_consumer_epoll_fd(ringbuf_consumer* consumer) {
 }
 
 uint64_t ringbuf_consumer_query(const ringbuf_consumer* consumer, uint64_t what) {
+  if (!consumer) return 0;
   return shm::Producer(consumer->view).query(what);
 }
 

@@ -31,7 +31,8 @@ struct ringbuf_consumer {
   // Under begin: all or `limit` records to fn. *ret_corrupt is set if that, and not fn, is why the result is -EBADMSG.
   int consume(std::uint64_t limit, bool edges = false, bool* ret_corrupt = nullptr);
   bool must_not_sleep();
-  int hand_out();  // the epoll descriptor, for the application's own loop
+  int hand_out();    // the epoll descriptor, for the application's own loop
+  int make_again();  // under turn->mutex; 0 or as api_fail
 
   const std::unique_ptr<ringbuf::Attachment> attachment;
   const std::shared_ptr<ringbuf::ConsumerTurn> turn;
@@ -39,5 +40,9 @@ struct ringbuf_consumer {
   const ringbuf::shm::Consumer ring;
   const ringbuf_sample_fn fn;
   void* const ctx;
-  ringbuf::UniqueFd again;  // set once handed out: an eventfd of our own in the same epoll, for data that we leave behind
+  // Once in a poller or handed out: an eventfd of our own in the same epoll, for data that are left behind although somebody may
+  // sleep on the edges that we took.
+  ringbuf::UniqueFd again;
+  bool handed_out = false;
+  bool took_edges = false;  // by the begin that is held
 };

@@ -13,12 +13,12 @@ struct ForkMutex::Registry {
 
   // Never destroyed: handlers and static ForkMutexes may still need it at exit.
   static Registry& get() {
-    static Registry* const registry = [] {
-      ::pthread_atfork(prepare, parent, child);
-      return new Registry;
-    }();
+    static Registry* const registry = new Registry;
     return *registry;
   }
+  // When the library is loaded: so our locks are taken after the handlers of the application have run, and in the child are free
+  // before its handlers run.
+  [[gnu::constructor]] static void watch() { ::pthread_atfork(prepare, parent, child); }
   static void prepare() {
     get().mutex.lock();
     for (ForkMutex* m : get().all) m->lock();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A mutex that no fork catches locked: fork waits until it is free, so the child, where other threads are gone, finds it free
-// too. Never construct or destroy one while holding another.
+// too. Declare it after what it guards, so that in_child never sees that half made or half gone; never construct or destroy one
+// while holding another.
 #pragma once
 
 #include <functional>

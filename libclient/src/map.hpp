@@ -22,9 +22,9 @@ struct EmbeddedRing {
   std::string name;
   unsigned mode = 0;
   UniqueFd signal;
-  Mapping mapping;  // gives out producers' slots, to children as well
-  ForkMutex mutex{[this] { std::fill(std::begin(attached), std::end(attached), 0); }};
+  Mapping mapping;            // gives out producers' slots, to children as well
   unsigned attached[4] = {};  // guarded by mutex: by role, of this process
+  ForkMutex mutex{[this] { std::fill(std::begin(attached), std::end(attached), 0); }};
 
   shm::Ring ring() const { return shm::Ring(mapping.view()); }
 };

@@ -26,6 +26,7 @@ int ringbuf_observer_attach(ringbuf_map* map, ringbuf_observer** ret_observer) {
 void ringbuf_observer_free(ringbuf_observer* observer) { delete observer; }
 
 int ringbuf_observer_stats(ringbuf_observer* observer, ringbuf_stats* ret_stats, size_t size) {
+  if (!observer || !ret_stats) return api_fail(EINVAL, "observer or ret_stats is NULL");
   if (!ret_stats) return api_fail(EINVAL, "ret_stats is NULL");
   const shm::Ring& ring = observer->ring.ring();
   ringbuf_stats s{};
@@ -46,6 +47,7 @@ int ringbuf_observer_stats(ringbuf_observer* observer, ringbuf_stats* ret_stats,
 }
 
 int64_t ringbuf_observer_dump(ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx) {
+  if (!observer || !fn) return api_fail(EINVAL, "observer or fn is NULL");
   std::int64_t shown = 0;
   const int r = guarded([&] {
     shown = observer->ring.dump([&](std::uint64_t pos, std::uint32_t flags, std::uint32_t slot, const void* data,

@@ -83,6 +83,10 @@ int ringbuf_poller_add(ringbuf_poller* poller, ringbuf_consumer* consumer) {
   return guarded([&] {
     if (poller->find(consumer) != poller->members.end()) return api_fail(EEXIST, "the poller has this consumer already");
     poller->members.reserve(poller->members.size() + 1);
+    {
+      std::lock_guard lock(consumer->turn->mutex);
+      if (int r = consumer->make_again(); r < 0) return r;
+    }
     if (poller->handed_out)
       if (int r = consumer->hand_out(); r < 0) return r;
     epoll_event e{};

@@ -48,9 +48,10 @@ int ringbuf_output(ringbuf_producer* producer, const void* data, size_t size, ui
   return r;
 }
 
-uint64_t ringbuf_query(const ringbuf_producer* producer, uint64_t what) { return producer->ring.query(what); }
+uint64_t ringbuf_query(const ringbuf_producer* producer, uint64_t what) { return producer ? producer->ring.query(what) : 0; }
 
 int ringbuf_producer_lost(const ringbuf_producer* producer, uint64_t ret_lost[RINGBUF_LOST_REASONS]) {
+  if (!producer || !ret_lost) return api_fail(EINVAL, "producer or ret_lost is NULL");
   for (unsigned i = 0; i < RINGBUF_LOST_REASONS; ++i)
     ret_lost[i] = producer->ring.ring().lost(producer->ring.slot(), static_cast<ringbuf_lost>(i));
   return 0;

@@ -18,6 +18,11 @@ std::string default_socket() {
   return "/run/ringbufd/ringbufd.sock";
 }
 
+Session::~Session() {
+  std::lock_guard lock(mutex_);
+  socket_.reset();
+}
+
 int Session::open() {
   std::lock_guard lock(mutex_);
   return open_locked();
@@ -45,7 +50,11 @@ int Session::open_locked() {
 int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply) {
   std::lock_guard lock(mutex_);
   if (!socket_)
-    if (int r = open_locked(); r < 0) return r;
+    if (int r = open_locked(); r < 0) {
+      if (r != -ENOENT) return r;
+      errno = ECONNREFUSED;  // ENOENT says of a request that what it names is not there
+      return -ECONNREFUSED;
+    }
   return exchange(cmd, body, fd, ret_reply);
 }
 
@@ -56,17 +65,31 @@ void Session::detach(std::uint32_t attachment, std::uint64_t connection) {
   exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
 }
 
+// Detaches what a reply to ATTACH would have given us.
+void Session::give_back(ringbuf_cmd cmd, const Frame& frame) {
+  const auto message = wire::decode(frame.bytes());
+  if (cmd != RINGBUF_ATTACH || !message) return;
+  const auto reply = wire::decode_as<ringbuf_attach_reply>(message->body);
+  if (!reply) return;
+  const ringbuf_detach_req body{reply->attachment, 0};
+  exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+}
+
 int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply) {
   ringbuf_wire_hdr hdr{};
   hdr.cmd = static_cast<std::uint16_t>(cmd);
   hdr.seq = ++seq_;
   const int fds[] = {fd};
   const auto message = wire::encode(hdr, body);
+  auto frame = std::make_unique<Frame>();  // before anything is sent: a reply must not stay unread for want of memory
   auto sent = send_frame(socket_.get(), message, std::span(fds, fd >= 0 ? 1 : 0));
   if (!sent && sent.error().err != EPIPE) return api_fail(sent.error());
   // After EPIPE the daemon's last word may still be there to read.
-  auto frame = std::make_unique<Frame>();
   auto received = recv_frame(socket_.get(), *frame);
+  if (!received && received.error().err == EMFILE) {  // the reply came, its descriptors could not
+    give_back(cmd, *frame);
+    return api_fail(received.error());
+  }
   if (!received || !*received) {
     socket_.reset();
     return received ? api_fail(ECONNRESET, "the daemon at " + path_ + " closed the connection") : api_fail(received.error());

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/seqpacket.hpp"
 #include "base/unique_fd.hpp"
 #include "error.hpp"
 #include "fork_mutex.hpp"
@@ -27,6 +28,7 @@ struct Reply {
 class Session {
  public:
   explicit Session(std::string path) : path_(std::move(path)) {}
+  ~Session();
 
   // Connects and greets. 0 or as api_fail.
   int open();
@@ -56,14 +58,15 @@ class Session {
  private:
   int call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
   int open_locked();
+  void give_back(ringbuf_cmd cmd, const Frame& frame);
   int exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
 
   const std::string path_;
-  // A child closes its copy of the socket, so that the daemon notices when the parent goes.
-  ForkMutex mutex_{[this] { socket_.reset(); }};
   UniqueFd socket_;               // guarded by mutex_
   std::uint64_t connection_ = 0;  // guarded by mutex_
   std::uint32_t seq_ = 0;         // guarded by mutex_
+  // A child closes its copy of the socket, so that the daemon notices when the parent goes.
+  ForkMutex mutex_{[this] { socket_.reset(); }};
 };
 
 std::string default_socket();

@@ -95,6 +95,7 @@ Result<bool> recv_frame(int fd, Frame& frame, int flags) {
   }
   if (msg.msg_flags & MSG_CTRUNC) {  // there was room for them in `control`, so it was this process that could not take them
     frame.fds.clear();
+    frame.size = static_cast<std::size_t>(n);
     return fail(EMFILE, "receive descriptors");
   }
   if (msg.msg_flags & MSG_TRUNC) {

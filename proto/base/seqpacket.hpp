@@ -36,7 +36,7 @@ Result<UniqueFd> connect_to(const std::string& path);                // blocking
 Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<const int> fds, int flags = 0);
 
 // false: the peer has closed. EAGAIN. A frame was lost: EMSGSIZE: longer than a frame may be; EPROTO: more descriptors than a
-// frame may carry; EMFILE: this process has no descriptors left for those that came.
+// frame may carry; EMFILE: this process has no descriptors left for those that came (the bytes are there).
 Result<bool> recv_frame(int fd, Frame& frame, int flags = 0);
 
 // What to do before closing, so that the peer still reads what it was sent last: closing a socket with unread messages in its

@@ -168,6 +168,21 @@ TEST(Fork, ASingleProducerIsSingleInAllProcesses) {
   EXPECT_EQ(attach(), 0);
 }
 
+TEST(Fork, TheHandlersOfAChildMayUseTheLibrary) {
+  static MapPtr map;
+  static int result = 1;
+  // Registered before any use of the library here; yet the library's own handlers run first in the child.
+  ASSERT_EQ(::pthread_atfork(nullptr, nullptr,
+                             [] {
+                               ringbuf_map_info info;
+                               if (map) result = ringbuf_map_get_info(map.get(), &info, sizeof info);
+                             }),
+            0);
+  map = embedded_map();
+  EXPECT_EQ(ChildProcess([&] { return result; }).exit_code(), 0);
+  map.reset();
+}
+
 // fork copies locks as they are: one that another thread holds at that moment would stay locked in the child for ever.
 TEST(Fork, AChildNeverInheritsALockThatIsHeld) {
   const auto map = embedded_map();

@@ -162,6 +162,29 @@ TEST_F(PollerTest, WhatAStoppedPollDidNotLookAtStaysAnnounced) {
   }
 }
 
+// One poller takes the edges, its callback stops and it does not come back: the other one must hear of what is left. Tried often,
+// since it depends on who wakes first.
+TEST_F(PollerTest, WhatAStoppedPollLeavesBehindWakesAnotherPollerOfTheConsumer) {
+  for (int round = 0; round < 300; ++round) {
+    Ring ring;
+    ring.got.result = -1;  // a record a call
+    const auto once = poller_of({ring.consumer.get()}), rest = poller_of({ring.consumer.get()});
+    void* one = ringbuf_reserve(ring.producer.get(), 8, 0);
+    void* two = ringbuf_reserve(ring.producer.get(), 8, 0);
+    void* three = ringbuf_reserve(ring.producer.get(), 8, 0);
+    ringbuf_submit(ring.producer.get(), two, 0);
+    ringbuf_submit(ring.producer.get(), three, 0);
+    std::thread first([&] { ringbuf_poll(once.get(), -1); });
+    std::thread second([&] {  // two records at least are for it
+      for (int i = 0; i < 2; ++i) ringbuf_poll(rest.get(), -1);
+    });
+    wait_until([&] { return stats_of(ring.observer).waiting == 2; });
+    ringbuf_submit(ring.producer.get(), one, 0);
+    second.join();
+    first.join();
+  }
+}
+
 TEST_F(PollerTest, HandlesOfNullAreRefused) {
   const auto poller = poller_of({});
   EXPECT_EQ(ringbuf_poll(nullptr, 0), -EINVAL);
@@ -173,6 +196,11 @@ TEST_F(PollerTest, HandlesOfNullAreRefused) {
   EXPECT_EQ(ringbuf_consume_n(nullptr, 1), -EINVAL);
   EXPECT_EQ(ringbuf_consumer_reset(nullptr), -EINVAL);
   EXPECT_EQ(ringbuf_consumer_epoll_fd(nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_consumer_query(nullptr, RINGBUF_RING_SIZE), 0u);
+  EXPECT_EQ(ringbuf_query(nullptr, RINGBUF_RING_SIZE), 0u);
+  EXPECT_EQ(ringbuf_producer_lost(nullptr, nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_observer_stats(nullptr, nullptr, 0), -EINVAL);
+  EXPECT_EQ(ringbuf_observer_dump(nullptr, nullptr, nullptr), -EINVAL);
 }
 
 TEST_F(PollerTest, WithoutACallbackThereIsNothingToCall) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Who gets at a map, and how: id, name, pin, a token received or inherited; from other processes and as other users.
 #include <grp.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <set>
 #include <thread>
@@ -233,6 +235,54 @@ TEST_F(Access, AChildUsesTheSessionAndTheMapThatItInherits) {
             0);
   EXPECT_EQ(info_of(map).producers, 1u) << "the child's detaching was its own";
   EXPECT_EQ(put(parent_producer, "the parent goes on"), 0);
+}
+
+// A reply's descriptors that find no room are lost; nothing else is.
+TEST_F(Access, RunningOutOfDescriptorsLosesNoAttachment) {
+  const auto map = create_map(session, "kept");
+  const std::uint32_t id = info_of(map).id;
+  ChildProcess child([&] {
+    const auto own = daemon.connect();
+    const auto mine = open_id(own, id);
+    const auto producer = producer_of(mine);
+    const int next = ::dup(0);
+    ::close(next);
+    rlimit before{};
+    CHILD_CHECK(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    const rlimit none{static_cast<rlim_t>(next), before.rlim_max};
+    CHILD_CHECK(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+    ringbuf_map* another = nullptr;
+    ringbuf_observer* observer = nullptr;
+    ringbuf_consumer* consumer = nullptr;
+    CHILD_CHECK(ringbuf_map_open_id(own.get(), id, 0, &another) == -EMFILE);
+    CHILD_CHECK(ringbuf_observer_attach(mine.get(), &observer) == -EMFILE);
+    CHILD_CHECK(ringbuf_consumer_attach(mine.get(), Gather::call, nullptr, &consumer) == -EMFILE);
+    CHILD_CHECK(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    const auto info = info_of(mine);
+    CHILD_CHECK(info.producers == 1);
+    CHILD_CHECK(info.observers == 0 && info.consumers == 0);
+    CHILD_CHECK(info.tokens == 2);
+    return 0;
+  });
+  EXPECT_EQ(child.exit_code(), 0);
+}
+
+// What a child closes of a session must be the session's: another thread may be ending it, and the number be another's already.
+TEST_F(Access, AForkBesideEndingSessionsClosesNothingElseInTheChild) {
+  std::atomic<bool> done{false};
+  std::thread busy([&] {
+    while (!done) daemon.connect();
+  });
+  for (int i = 0; i < 300; ++i) {
+    int ends[2];
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    const int code = ChildProcess([&] { return ::fcntl(ends[0], F_GETFD) < 0 || ::fcntl(ends[1], F_GETFD) < 0; }).exit_code();
+    ::close(ends[0]);
+    ::close(ends[1]);
+    ASSERT_EQ(code, 0) << "fork " << i;
+  }
+  done = true;
+  busy.join();
 }
 
 TEST_F(Access, ThreadsShareASession) {

@@ -627,6 +627,31 @@ test_another_user_without_rights() {
   ! as_nobody map unpin /readable || die "it may unpin"
 }
 
+test_a_supplementary_group_counts() {
+  [[ $(id -u) -eq 0 ]] && command -v setpriv >/dev/null || exit 77
+  start_daemon
+  chmod 755 "$dir"
+  cp "$ctl" "$(ldd "$ctl" | awk '$1 ~ /^libringbuf/ { print $3 }')" .
+  run 0 map create /m --size 4K --mode 0640
+  as_member() { LD_LIBRARY_PATH=$dir setpriv --reuid 65534 --regid 65534 "$@" >out 2>err; }
+  as_member --groups 0 ./ringbufctl map dump /m || die "$(cat err)"
+  ! as_member --groups 0 ./ringbufctl map output /m </dev/null || die "the group may only observe"
+  ! as_member --clear-groups ./ringbufctl map dump /m || die "a stranger may not observe"
+}
+
+test_output_shows_progress_on_a_terminal() {
+  command -v script >/dev/null || exit 77
+  start_daemon
+  run 0 map create /m --size 4K
+  seq 2000 >in # more than fits: it waits, and says so meanwhile
+  script -qefc "$ctl map output /m <in" typescript >/dev/null &
+  local sender=$!
+  until grep -qa 'records/s' typescript 2>/dev/null; do kill -0 "$sender" || die "it ended: $(cat typescript)"; done
+  run 0 map consume /m --count 2000
+  wait "$sender"
+  grep -qa 'sent 2000 records' typescript
+}
+
 test_completion_asks_the_tool() {
   start_daemon
   run 0 map create /m --size 4K

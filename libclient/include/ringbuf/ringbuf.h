@@ -9,6 +9,8 @@
  *     return a pointer give NULL and set errno. Outputs are the last parameters, named ret_..., and untouched on failure.
  *  3. ringbuf_last_error() is the whole sentence for the calling thread's last failure; the hot path (reserve, reserve_wait,
  *     output) sets errno alone. The library never prints, never aborts, never touches signals.
+ *     A call that asks the daemon may also give -ECONNRESET (it has just gone), -ECONNREFUSED (it is not there; the next call
+ *     tries again) or -EMFILE (no descriptor left in this process, or in the daemon).
  *  4. Sizes and positions are bytes. Times are milliseconds; -1 is for ever, 0 does not block.
  *  5. A session of NULL means no daemon: the map is embedded, private to this process and the children that it forks.
  *  6. Threads: a session and a map may be used by all threads at once. A producer too, unless its map was created with
@@ -16,6 +18,7 @@
  *     process); a poller is for one thread at a time.
  *  7. fork: a child may use sessions and maps that it inherits (the library opens a connection of its own), but producers,
  *     consumers, observers and pollers it must make itself. exec: no descriptor survives; pass ringbuf_map_fd() on knowingly.
+ *     fork waits while another thread's request to the daemon is under way.
  *  8. What blocks says so. Nothing else does, apart from waiting for the daemon's reply in calls that ask it something
  *     (all of "Sessions and maps", and attach and free below).
  *  9. Wakeups are hints: they may be spurious and one may stand for many commits.
@@ -102,8 +105,8 @@ int ringbuf_map_create(struct ringbuf_session* session, const char* name, uint32
 int ringbuf_map_open_id(struct ringbuf_session* session, uint32_t id, uint32_t rights, struct ringbuf_map** ret_map);
 int ringbuf_map_open_name(struct ringbuf_session* session, const char* name, uint32_t rights, struct ringbuf_map** ret_map);
 int ringbuf_map_open_pinned(struct ringbuf_session* session, const char* path, uint32_t rights, struct ringbuf_map** ret_map);
-/** A map from a descriptor of ringbuf_map_fd() that was received or inherited; `fd` is duplicated. @return 0; -EINVAL not a map's
- */
+/** A map from a descriptor of ringbuf_map_fd() that was received or inherited; `fd` is duplicated.
+ * @return 0; -EINVAL not a map's; -EBADF */
 int ringbuf_map_from_fd(struct ringbuf_session* session, int fd, struct ringbuf_map** ret_map);
 /** Smallest id above `start_id` of a map that the caller may open: BPF_MAP_GET_NEXT_ID. @return 0; -ENOENT none */
 int ringbuf_map_next_id(struct ringbuf_session* session, uint32_t start_id, uint32_t* ret_id);
@@ -196,7 +199,8 @@ void ringbuf_poller_free(struct ringbuf_poller* poller);
 int ringbuf_poll(struct ringbuf_poller* poller, int timeout_ms);
 /** The same without the sleep. Does not block. */
 int ringbuf_poller_consume(struct ringbuf_poller* poller);
-/** One descriptor for all the rings, as ringbuf_consumer_epoll_fd; call ringbuf_poller_consume when it is readable. Borrowed. */
+/** One descriptor for all the rings, as ringbuf_consumer_epoll_fd (of each of its consumers, until that is
+ * freed); call ringbuf_poller_consume when it is readable. Borrowed. */
 int ringbuf_poller_epoll_fd(struct ringbuf_poller* poller);
 
 /* ---- Observers and statistics --------------------------------------------------------------------------------------------- */

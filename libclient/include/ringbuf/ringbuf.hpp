@@ -12,6 +12,7 @@
 //   }
 #pragma once
 
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -173,6 +174,12 @@ class Producer {
   // 0 or a negative errno, as bpf_ringbuf_output.
   int output(const void* data, std::size_t size, std::uint64_t flags = 0) { return ring_->output(data, size, flags); }
   std::uint64_t query(std::uint64_t what) const { return ring_->query(what); }
+  // This attachment's failed reservations, by enum ringbuf_lost.
+  std::array<std::uint64_t, RINGBUF_LOST_REASONS> lost() const {
+    std::array<std::uint64_t, RINGBUF_LOST_REASONS> counts{};
+    ringbuf_producer_lost(handle_.get(), counts.data());
+    return counts;
+  }
   ringbuf_producer* get() const { return handle_.get(); }
   explicit Producer(ringbuf_producer* handle)
       : handle_(handle), ring_(std::make_unique<shm::Producer>(*ringbuf_producer_view(handle))) {}
@@ -250,6 +257,25 @@ class Poller {
 
  private:
   std::unique_ptr<ringbuf_poller, detail::Deleter<ringbuf_poller_free>> handle_;
+};
+
+// A ring mapped for looking only. All threads.
+class Observer {
+ public:
+  static Expected<Observer> attach(const Map& map) {
+    return detail::own<Observer, ringbuf_observer>([&](auto** h) { return ringbuf_observer_attach(map.get(), h); });
+  }
+  // Positions, and the losses, deliveries and wakeups of all: ringbuf_observer_stats.
+  ringbuf_stats stats() const {
+    ringbuf_stats s{};
+    ringbuf_observer_stats(handle_.get(), &s, sizeof s);
+    return s;
+  }
+  ringbuf_observer* get() const { return handle_.get(); }
+  explicit Observer(ringbuf_observer* handle) : handle_(handle) {}
+
+ private:
+  std::unique_ptr<ringbuf_observer, detail::Deleter<ringbuf_observer_free>> handle_;
 };
 
 }  // namespace ringbuf
