@@ -486,6 +486,17 @@ TEST_F(CppProducer, FailedReservationsAreEmptyAndHarmless) {
   EXPECT_EQ(producer.output("x", 1), -EAGAIN);
 }
 
+TEST_F(CppProducer, LossesAreCountedByReasonForItAndForTheRing) {
+  auto other = ringbuf::Producer::attach(map);
+  auto observer = ringbuf::Observer::attach(map);
+  ASSERT_TRUE(other && observer);
+  EXPECT_FALSE(producer.reserve(kN));
+  EXPECT_FALSE(other->reserve(kN));
+  EXPECT_EQ(producer.lost()[RINGBUF_LOST_TOO_BIG], 1u);
+  EXPECT_EQ(producer.lost()[RINGBUF_LOST_FULL], 0u);
+  EXPECT_EQ(observer->stats().lost[RINGBUF_LOST_TOO_BIG], 2u);
+}
+
 TEST_F(CppProducer, OwnersMove) {
   auto r = producer.reserve(1);
   write(r, "m");
