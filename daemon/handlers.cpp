@@ -11,9 +11,6 @@
 namespace ringbuf::daemon {
 namespace {
 
-constexpr std::uint32_t kMapTypeRingbuf = 27;  // BPF_MAP_TYPE_RINGBUF
-constexpr std::uint32_t kNumaNode = 1u << 2;   // BPF_F_NUMA_NODE
-
 struct Call {
   MapTable& table;
   Client& client;
@@ -103,11 +100,16 @@ std::string size_error(std::uint32_t max_entries) {
 
 // In the kernel's order; all of them are EINVAL.
 std::string creation_error(const ringbuf_map_create_req& req, const shm::RingSpec& spec) {
-  if (req.map_flags & ~kNumaNode)
-    return fmt::format("map_flags {:#x} has bits that ring buffers do not know; only BPF_F_NUMA_NODE (0x4) may be set",
-                       req.map_flags);
-  if (req.map_type != kMapTypeRingbuf)
-    return fmt::format("map_type {} is not offered; use 27 (BPF_MAP_TYPE_RINGBUF)", req.map_type);
+  if (req.map_flags & ~(shm::kFlagNumaNode | shm::kFlagOverwrite))
+    return fmt::format(
+        "map_flags {:#x} has bits that ring buffers do not know; only BPF_F_NUMA_NODE (0x4) and, for a RINGBUF, "
+        "BPF_F_RB_OVERWRITE (0x80000) may be set",
+        req.map_flags);
+  if (req.map_type != shm::kTypeRingbuf && req.map_type != shm::kTypeUserRingbuf)
+    return fmt::format("map_type {} is not offered; use 27 (BPF_MAP_TYPE_RINGBUF) or 31 (BPF_MAP_TYPE_USER_RINGBUF)",
+                       req.map_type);
+  if ((req.map_flags & shm::kFlagOverwrite) && req.map_type != shm::kTypeRingbuf)
+    return "only a RINGBUF can be created with BPF_F_RB_OVERWRITE";
   if (req.key_size != 0 || req.value_size != 0)
     return fmt::format("key_size {} and value_size {} must be 0 for a ring buffer", req.key_size, req.value_size);
   if (!shm::is_power_of_two(req.max_entries) || req.max_entries % shm::page_size() != 0) return size_error(req.max_entries);
@@ -122,7 +124,7 @@ std::string creation_error(const ringbuf_map_create_req& req, const shm::RingSpe
 Answer<Payload> map_create(const Call& call) {
   const auto req = read<ringbuf_map_create_req>(call);
   if (!req) return tl::unexpected(req.error());
-  const shm::RingSpec spec{req->max_entries, req->map_type, req->map_flags, req->ring_flags, req->numa_node};
+  const shm::RingSpec spec = shm::normal({req->max_entries, req->map_type, req->map_flags, req->ring_flags, req->numa_node});
   if (auto wrong = creation_error(*req, spec); !wrong.empty()) return refuse(EINVAL, std::move(wrong));
   auto name = read_name(req->name);
   if (!name) return tl::unexpected(name.error());

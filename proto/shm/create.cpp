@@ -17,8 +17,6 @@
 namespace ringbuf::shm {
 namespace {
 
-constexpr std::uint32_t kNumaNode = 1u << 2;   // BPF_F_NUMA_NODE
-constexpr std::uint32_t kMapTypeRingbuf = 27;  // BPF_MAP_TYPE_RINGBUF
 constexpr std::uint32_t kAnyNode = UINT32_MAX;
 
 bool node_exists(std::uint32_t node) {
@@ -30,7 +28,7 @@ bool node_exists(std::uint32_t node) {
 class PreferNode {
  public:
   explicit PreferNode(const RingSpec& spec) {
-    if (!(spec.map_flags & kNumaNode) || spec.numa_node >= kMaxNodes) return;  // kAnyNode, too
+    if (!(spec.map_flags & kFlagNumaNode) || spec.numa_node >= kMaxNodes) return;  // kAnyNode, too
     if (::syscall(SYS_get_mempolicy, &mode_, before_, kMaxNodes, nullptr, 0) < 0) return;
     Nodes nodes{};
     nodes[spec.numa_node / kBits] = 1ul << (spec.numa_node % kBits);
@@ -78,14 +76,21 @@ std::uint64_t page_size() {
 }
 
 const char* spec_error(const RingSpec& spec) {
-  if (spec.map_type != kMapTypeRingbuf) return "map_type must be 27 (BPF_MAP_TYPE_RINGBUF)";
-  if (spec.map_flags & ~kNumaNode) return "map_flags may hold only BPF_F_NUMA_NODE";
+  if (spec.map_type != kTypeRingbuf && spec.map_type != kTypeUserRingbuf)
+    return "map_type must be 27 (BPF_MAP_TYPE_RINGBUF) or 31 (BPF_MAP_TYPE_USER_RINGBUF)";
+  if (spec.map_flags & ~(kFlagNumaNode | kFlagOverwrite)) return "map_flags may hold only BPF_F_NUMA_NODE and BPF_F_RB_OVERWRITE";
+  if ((spec.map_flags & kFlagOverwrite) && spec.map_type != kTypeRingbuf) return "only a RINGBUF knows BPF_F_RB_OVERWRITE";
   if (spec.ring_flags & ~RINGBUF_F_SINGLE_PRODUCER) return "ring_flags may hold only RINGBUF_F_SINGLE_PRODUCER";
-  if ((spec.map_flags & kNumaNode) && spec.numa_node != kAnyNode && !node_exists(spec.numa_node))
+  if ((spec.map_flags & kFlagNumaNode) && spec.numa_node != kAnyNode && !node_exists(spec.numa_node))
     return "numa_node does not exist";
   if (!is_power_of_two(spec.max_entries) || spec.max_entries % page_size() != 0)
     return "max_entries must be a power of two and a multiple of the page size";
   return nullptr;
+}
+
+RingSpec normal(RingSpec spec) {
+  if (spec.map_type == kTypeUserRingbuf) spec.ring_flags |= RINGBUF_F_SINGLE_PRODUCER;
+  return spec;
 }
 
 Result<RingMemory> create_ring(const RingSpec& spec) {
@@ -107,6 +112,7 @@ Result<RingMemory> create_ring(const RingSpec& spec) {
   h.page_size = static_cast<std::uint32_t>(ring.layout.page);
   h.map_type = spec.map_type;
   h.ring_flags = spec.ring_flags;
+  h.map_flags = spec.map_flags;
   if (::pwrite(p->get(), &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h)) return fail(ENOMEM, "write a ring's header");
   ring.c = std::move(*c);
   ring.p = std::move(*p);

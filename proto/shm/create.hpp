@@ -30,6 +30,9 @@ std::uint64_t page_size();
 // is not a power of two or not a multiple of the page size, a NUMA node that does not exist.
 const char* spec_error(const RingSpec& spec);
 
+// What the spec implies: a user ring has a single producer.
+RingSpec normal(RingSpec spec);
+
 // EINVAL as spec_error; ENOMEM, EMFILE. The memory is allocated now, as the kernel does, so that no user of it meets SIGBUS.
 Result<RingMemory> create_ring(const RingSpec& spec);
 

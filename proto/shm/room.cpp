@@ -53,12 +53,13 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
     errno = EPERM;
     return nullptr;
   }
+  const int no_room = producer_.user() ? ENOSPC : EAGAIN, timed_out = producer_.user() ? ENOSPC : ETIMEDOUT;
   if (timeout_ms == 0) return producer_.reserve(size, 0);
   const std::uint64_t seen = ring.consumer_pos();
   ringbuf_lost why{};
   void* payload = producer_.reserve(size, 0, &why);
   if (payload) return payload;
-  if (errno != EAGAIN) return lost(errno, why);
+  if (errno != no_room) return lost(errno, why);
   for (int i = 0; i < kSpins && ring.consumer_pos() == seen; ++i) cpu_relax();
 
   const std::uint64_t begin = now_ns();
@@ -74,20 +75,21 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
     RINGBUF_TEST_ANNOUNCED(producer_);
     payload = producer_.reserve(size, 0, &why);
     err = payload ? 0 : errno;
-    if (err != EAGAIN) break;
+    if (err != no_room) break;
     const std::uint64_t waited = now_ns() - begin;
     std::uint64_t left = kForEverNs;
     if (timeout_ms >= 0) {
       const std::uint64_t most = static_cast<std::uint64_t>(timeout_ms) * 1'000'000u;
       if (waited >= most) {
-        err = ETIMEDOUT;
+        err = timed_out;
         break;
       }
       left = most - waited;
     }
     // S6: if the bytes came free since the reservation failed, try again. If it fails again although the consumer claims that
-    // they are free, the claim is forged (a BUSY record is in the way): do not spin on it.
-    if (ring.producer_pos() + me.need - ring.consumer_pos_total() <= ring.mask()) {
+    // they are free, the claim is forged (a BUSY record is in the way): do not spin on it. In overwrite mode that is the only
+    // reason to wait, and nobody tells when it goes.
+    if (ring.overwrite() || ring.producer_pos() + me.need - ring.consumer_pos_total() <= ring.limit()) {
       if (!surprised) {
         surprised = true;
         continue;

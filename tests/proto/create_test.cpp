@@ -36,20 +36,23 @@ void expect_refused(const RingSpec& spec, const char* word) {
 TEST(SpecError, AGoodSpecHasNone) { EXPECT_EQ(spec_error(good()), nullptr); }
 
 TEST(SpecError, OtherMapTypesAreRefused) {
-  for (const std::uint32_t type : {0u, 1u, 26u, 28u, 31u, UINT32_MAX}) {
+  for (const std::uint32_t type : {0u, 1u, 12u, 13u, 26u, 28u, 30u, 32u, UINT32_MAX}) {
     RingSpec spec = good();
     spec.map_type = type;
     expect_refused(spec, "map_type");
   }
 }
 
-TEST(SpecError, EveryFlagButTheNumaNodeIsRefused) {
-  for (unsigned bit = 0; bit < 32; ++bit) {
-    RingSpec spec = good();
-    spec.map_flags = 1u << bit;
-    spec.numa_node = UINT32_MAX;
-    if (bit == 2) EXPECT_EQ(spec_error(spec), nullptr);
-    else expect_refused(spec, "map_flags");
+TEST(SpecError, EveryFlagButTheKernelsIsRefused) {
+  for (const std::uint32_t type : {kTypeRingbuf, kTypeUserRingbuf}) {
+    for (unsigned bit = 0; bit < 32; ++bit) {
+      RingSpec spec = good();
+      spec.map_type = type;
+      spec.map_flags = 1u << bit;
+      spec.numa_node = UINT32_MAX;
+      if (bit == 2 || (bit == 19 && type == kTypeRingbuf)) EXPECT_EQ(spec_error(spec), nullptr);
+      else expect_refused(spec, bit == 19 ? "BPF_F_RB_OVERWRITE" : "map_flags");
+    }
   }
 }
 

@@ -15,6 +15,7 @@
 #include "base/mapping.hpp"
 #include "base/unique_fd.hpp"
 #include "ringbuf/shm/consumer.hpp"
+#include "ringbuf/shm/observer.hpp"
 #include "ringbuf/shm/producer.hpp"
 #include "shm/create.hpp"
 
@@ -38,16 +39,11 @@ inline bool readable(int fd) {
 
 class TestRing {
  public:
-  static constexpr std::uint32_t kMapType = 27;  // BPF_MAP_TYPE_RINGBUF
-
-  explicit TestRing(std::uint32_t max_entries = 4096, std::uint32_t producers = 1, std::uint32_t ring_flags = 0)
-      : room_told_(RINGBUF_SLOT_COUNT) {
-    shm::RingSpec spec;
-    spec.max_entries = max_entries;
-    spec.map_type = kMapType;
-    spec.ring_flags = ring_flags;
-    ring_flags_ = ring_flags;
-    auto memory = shm::create_ring(spec);
+  explicit TestRing(std::uint32_t max_entries = 4096, std::uint32_t producers = 1, std::uint32_t ring_flags = 0,
+                    std::uint32_t map_type = shm::kTypeRingbuf, std::uint32_t map_flags = 0)
+      : spec_(shm::normal({max_entries, map_type, map_flags, ring_flags, 0})), room_told_(RINGBUF_SLOT_COUNT) {
+    if (map_flags & shm::kFlagOverwrite) copy_.resize(max_entries);
+    auto memory = shm::create_ring(spec_);
     require(memory.has_value(), "create_ring");
     memory_ = std::move(*memory);
     mapping_ = map(Mapping::Access::ReadWrite, Mapping::Access::ReadWrite);
@@ -70,22 +66,22 @@ class TestRing {
   // Threads share one mapping: only so does ThreadSanitizer see that two of them touch the same bytes.
   ringbuf_view producer_view(std::uint32_t slot = 1) const { return producer_view(mapping_, slot); }
   ringbuf_view producer_view(const Mapping& m, std::uint32_t slot) const {
-    ringbuf_view v = m.view();
-    v.ring_flags = ring_flags_;
+    ringbuf_view v = view_of(m);
     v.slot = slot;
     v.signal_fd = signals_.at(slot - 1).get();
     return v;
   }
   ringbuf_view consumer_view() { return consumer_view(mapping_); }
   ringbuf_view consumer_view(const Mapping& m) {
-    ringbuf_view v = m.view();
-    v.ring_flags = ring_flags_;
+    ringbuf_view v = view_of(m);
     v.room_told = room_told_.data();
+    v.copy = copy_.data();
     return v;
   }
   shm::Producer producer(std::uint32_t slot = 1) const { return shm::Producer(producer_view(slot)); }
   shm::Consumer consumer() { return shm::Consumer(consumer_view()); }
-  shm::Ring ring() const { return shm::Ring(mapping_.view()); }
+  shm::Ring ring() const { return shm::Ring(view_of(mapping_)); }
+  shm::Observer observer() const { return shm::Observer(view_of(mapping_)); }
 
   // The raw words, for tests that forge them while nobody else runs.
   ringbuf_consumer_page& consumer_page() const { return *mapping_.view().consumer_page; }
@@ -116,12 +112,21 @@ class TestRing {
   }
 
  private:
-  std::uint32_t ring_flags_ = 0;
+  ringbuf_view view_of(const Mapping& m) const {
+    ringbuf_view v = m.view();
+    v.map_type = spec_.map_type;
+    v.map_flags = spec_.map_flags;
+    v.ring_flags = spec_.ring_flags;
+    return v;
+  }
+
+  shm::RingSpec spec_;
   shm::RingMemory memory_;
   Mapping mapping_;
   std::vector<UniqueFd> signals_;
   UniqueFd wait_;
   std::vector<std::uint64_t> room_told_;
+  std::vector<unsigned char> copy_;
 };
 
 }  // namespace ringbuf::test

@@ -14,6 +14,8 @@
  *   [ slots, from P ][ consumer page ][ producer page ][ data ][ the same data again ]
  *                     ^ from here on: exactly what mmap(2) of a BPF ring buffer map shows
  *
+ * BPF_MAP_TYPE_USER_RINGBUF is laid out in the same way; its producer does not use pending_pos and writes 0 for `who`.
+ *
  * N = max_entries: a power of two and a multiple of the page size PG. A *position* is a 64-bit byte count that only grows;
  * an *offset* is position & (N - 1). Positions are compared by unsigned subtraction only.
  */
@@ -51,7 +53,9 @@ struct ringbuf_record_header {
 #define RINGBUF_HEADER_SIZE 8u
 #define RINGBUF_MAX_RECORD_SIZE (UINT32_MAX / 4u) /* the kernel's RINGBUF_MAX_RECORD_SZ */
 #define RINGBUF_PG_OFF_BITS 20u
-#define RINGBUF_META_PAGES 3u /* private, consumer and producer page, as the kernel counts pg_off */
+#define RINGBUF_META_PAGES 3u             /* private, consumer and producer page, as the kernel counts pg_off */
+#define RINGBUF_MAX_DYNPTR_SIZE 0xffffffu /* the kernel's DYNPTR_MAX_SIZE: a USER_RINGBUF's samples are drained as dynptrs */
+#define RINGBUF_MAX_DRAIN 131072u         /* the kernel's BPF_MAX_USER_RINGBUF_SAMPLES, discarded ones included */
 
 /* Why a reservation failed: index of the loss counters. */
 enum ringbuf_lost {
@@ -70,21 +74,25 @@ struct ringbuf_consumer_page {
   uint64_t pad1[7];
   uint32_t room_seq; /* +128: futex word, changes when a waiting producer's bytes have become free */
   uint32_t pad2[15];
-  uint64_t records; /* +192: delivered to the consumer, ever */
-  uint64_t bytes;   /* +200: payload bytes of these */
-  uint64_t wakeups; /* +208: times that the consumer returned from sleep because it was notified */
-  uint64_t pad3[5];
+  uint64_t records;        /* +192: delivered to the consumer, ever */
+  uint64_t bytes;          /* +200: payload bytes of these */
+  uint64_t wakeups;        /* +208: times that the consumer returned from sleep because it was notified */
+  uint64_t missed_records; /* +216: overwrite mode: records that were overwritten before they could be delivered */
+  uint64_t missed_bytes;   /* +224: payload bytes of these */
+  uint64_t pad3[3];
 };
 
 /* Written by producers; consumers read it racily and never trust it. */
 struct ringbuf_producer_page {
   uint64_t producer_pos;  /* +0, as in the kernel */
   uint64_t pending_pos;   /* +8, as in the kernel: everything before it is committed */
-  uint64_t overwrite_pos; /* +16, as in Linux 6.19 */
+  uint64_t overwrite_pos; /* +16, as in Linux 6.19: overwrite mode: the oldest record that is left; else 0 */
   uint64_t pad0[5];
   uint64_t owner;      /* +64: who is inside reserve: low half its thread id (a futex word), high half its slot; 0 = nobody */
-  uint64_t cached_pos; /* +72: the newest consumer_pos that a producer has seen; belongs to the owner */
-  uint64_t pad1[6];
+  uint64_t cached_pos; /* +72: the newest consumer_pos that a producer has seen, or overwrite_pos; belongs to the owner */
+  uint64_t overwritten_records; /* +80: overwrite mode: records before cached_pos, without discarded ones */
+  uint64_t overwritten_bytes;   /* +88: payload bytes of these */
+  uint64_t pad1[4];
   uint64_t lost[RINGBUF_LOST_REASONS]; /* +128: reservations that failed, by reason */
   uint64_t pad2[4];
   uint32_t room_waiters; /* +192: threads that wait for room; may be too high after a death, never too low */
@@ -110,13 +118,15 @@ struct ringbuf_shm_header {
   uint32_t page_size;
   uint32_t map_type;
   uint32_t ring_flags; /* RINGBUF_F_* */
-  uint64_t pad[4];
+  uint32_t map_flags;  /* BPF_F_* */
+  uint32_t reserved;
+  uint64_t pad[3];
 };
 
 #define RINGBUF_SLOT_COUNT 1024u /* 64 KiB of slots: a multiple of every page size up to 64 KiB */
 
 /* ring_flags: properties of the shared memory, never a kernel flag bit. */
-#define RINGBUF_F_SINGLE_PRODUCER (1u << 0) /* one producer attachment, one thread at a time: no owner word */
+#define RINGBUF_F_SINGLE_PRODUCER (1u << 0) /* one producer attachment, one thread at a time: no owner word; any USER_RINGBUF */
 
 /* How one process sees a ring that it has mapped. Not shared memory: filled in by libringbuf for its inline callers. */
 struct ringbuf_view {
@@ -132,6 +142,9 @@ struct ringbuf_view {
   int32_t signal_fd;   /* producers: the eventfd that wakes the consumer */
   uint32_t slot_count; /* length of `slots` and of `room_told` */
   uint64_t* room_told; /* consumers: the needs that were answered already, one a slot */
+  uint32_t map_type;
+  uint32_t map_flags;
+  unsigned char* copy; /* consumers in overwrite mode: N bytes of their own */
 };
 
 #ifdef __cplusplus

@@ -22,6 +22,11 @@ constexpr std::uint32_t who(std::uint64_t off, std::uint32_t page_shift, std::ui
   return (slot << RINGBUF_PG_OFF_BITS) | static_cast<std::uint32_t>(RINGBUF_META_PAGES + (off >> page_shift));
 }
 
+constexpr std::uint32_t kTypeRingbuf = 27;          // BPF_MAP_TYPE_RINGBUF
+constexpr std::uint32_t kTypeUserRingbuf = 31;      // BPF_MAP_TYPE_USER_RINGBUF
+constexpr std::uint32_t kFlagNumaNode = 1u << 2;    // BPF_F_NUMA_NODE
+constexpr std::uint32_t kFlagOverwrite = 1u << 19;  // BPF_F_RB_OVERWRITE
+
 constexpr bool is_power_of_two(std::uint64_t v) { return v != 0 && (v & (v - 1)) == 0; }
 
 // Sizes and file offsets of one map. C holds one page; P holds slots, producer page and data.

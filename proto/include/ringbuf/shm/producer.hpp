@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The producer's half of a ring: reserve, submit, discard, output, query, as the kernel does them (kernel/bpf/ringbuf.c of
-// Linux 6.19, normal mode). Any number of threads of one process may share one Producer, unless the map was created with
-// RINGBUF_F_SINGLE_PRODUCER: then one thread at a time. Trusts nothing that the consumer writes.
+// Linux 6.19), and for a USER_RINGBUF as libbpf's user_ring_buffer does. Any number of threads of one process may share one
+// Producer, unless the map was created with RINGBUF_F_SINGLE_PRODUCER: then one thread at a time. Trusts nothing that the
+// consumer writes.
 #pragma once
 
 #include <linux/futex.h>
@@ -10,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -24,6 +26,7 @@
 #define RINGBUF_RING_SIZE 1ull           /* BPF_RB_RING_SIZE */
 #define RINGBUF_CONS_POS 2ull            /* BPF_RB_CONS_POS */
 #define RINGBUF_PROD_POS 3ull            /* BPF_RB_PROD_POS */
+#define RINGBUF_OVERWRITE_POS 4ull       /* BPF_RB_OVERWRITE_POS */
 #endif
 
 namespace ringbuf::shm {
@@ -70,17 +73,19 @@ class Producer {
         slot_(v.slot),
         page_shift_(v.page_shift),
         signal_fd_(v.signal_fd),
-        single_(v.ring_flags & RINGBUF_F_SINGLE_PRODUCER) {}
+        single_(v.ring_flags & RINGBUF_F_SINGLE_PRODUCER),
+        user_(v.map_type == kTypeUserRingbuf) {}
 
   const Ring& ring() const { return ring_; }
   std::uint32_t slot() const { return slot_; }
+  bool user() const { return user_ != 0; }
 
   // Payload address, 8-aligned and contiguous, or nullptr with errno: EINVAL flags are not 0, E2BIG the record can never fit,
   // EAGAIN no room now, EDEADLK this thread (or its signal handler's host) is inside reserve already, EBUSY the owner
-  // has been inside reserve for 250 ms. With `ret_why` the failure is not counted as a loss, for a caller that tries again: the
-  // reason goes there.
+  // has been inside reserve for 250 ms; a user ring: ENOSPC no room now. With `ret_why` the failure is not counted as a loss, for
+  // a caller that tries again: the reason goes there.
   void* reserve(std::uint64_t size, std::uint64_t flags, ringbuf_lost* ret_why = nullptr) const noexcept {
-    if (__builtin_expect(flags != 0, 0)) return fail(EINVAL);
+    if (__builtin_expect((flags | user_) != 0, 0)) return flags ? fail(EINVAL) : reserve_user(size, ret_why);
     const std::uint64_t total = stride(size);
     if (__builtin_expect(size > RINGBUF_MAX_RECORD_SIZE || total > ring_.capacity(), 0))
       return lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why);
@@ -94,11 +99,15 @@ class Producer {
                                   : lose(RINGBUF_LOST_BUSY, EAGAIN, ret_why);
     }
     if (__builtin_expect(end - ring_.cached_pos() > ring_.mask(), 0)) {
-      const std::uint64_t consumed = ring_.consumer_pos();  // untrusted: read once
-      ring_.set_cached_pos(consumed);
-      if (end - consumed > ring_.mask()) {
-        leave();
-        return lose(RINGBUF_LOST_FULL, EAGAIN, ret_why);
+      if (ring_.overwrite()) {
+        overwrite_oldest(end, pending);
+      } else {
+        const std::uint64_t consumed = ring_.consumer_pos();  // untrusted: read once
+        ring_.set_cached_pos(consumed);
+        if (end - consumed > ring_.mask()) {
+          leave();
+          return lose(RINGBUF_LOST_FULL, EAGAIN, ret_why);
+        }
       }
     }
     ring_.write_header(pos, static_cast<std::uint32_t>(size) | RINGBUF_BUSY_BIT,
@@ -126,8 +135,10 @@ class Producer {
   // As bpf_ringbuf_query: unknown selectors give 0.
   std::uint64_t query(std::uint64_t what) const noexcept {
     const std::uint64_t consumed = ring_.consumer_pos();
+    const std::uint64_t oldest = ring_.overwrite() ? ring_.overwrite_pos() : 0;
     switch (what) {
-      case RINGBUF_AVAIL_DATA: return ring_.producer_pos() - consumed;
+      case RINGBUF_AVAIL_DATA: return ring_.producer_pos() - std::max(consumed, oldest);
+      case RINGBUF_OVERWRITE_POS: return oldest;
       case RINGBUF_RING_SIZE: return ring_.capacity();
       case RINGBUF_CONS_POS: return consumed;
       case RINGBUF_PROD_POS: return ring_.producer_pos();
@@ -149,6 +160,42 @@ class Producer {
   }
 
  private:
+  // As user_ring_buffer__reserve; besides, what no drain would ever take is refused here and does not block draining for ever.
+  [[gnu::noinline]] void* reserve_user(std::uint64_t size, ringbuf_lost* ret_why) const noexcept {
+    const std::uint64_t total = stride(size);
+    if (size > RINGBUF_MAX_DYNPTR_SIZE || total > ring_.capacity()) return lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why);
+    if (!enter()) return lose(RINGBUF_LOST_LOCK, errno, ret_why);
+    const std::uint64_t pos = ring_.producer_pos_own();
+    if (pos + total - ring_.consumer_pos() > ring_.capacity()) {  // untrusted: read once
+      leave();
+      return lose(RINGBUF_LOST_FULL, ENOSPC, ret_why);
+    }
+    ring_.write_header(pos, static_cast<std::uint32_t>(size) | RINGBUF_BUSY_BIT, 0);
+    ring_.publish_producer_pos(pos + total);
+    leave();
+    return ring_.at(pos) + RINGBUF_HEADER_SIZE;
+  }
+
+  // Overwrite mode: gives up the oldest records, whole ones, until `end` fits. They are before pending_pos, so committed. What
+  // is found there is other producers' words: a position or stride that cannot be costs all that is committed, and heals the
+  // ring.
+  void overwrite_oldest(std::uint64_t end, std::uint64_t pending) const noexcept {
+    std::uint64_t pos = ring_.overwrite_pos(), records = 0, bytes = 0;
+    if (__builtin_expect(pending - pos > ring_.capacity() || (pos & 7) != 0, 0)) pos = pending;
+    while (end - pos > ring_.mask()) {
+      const std::uint32_t len = ring_.header_len(pos), size = len & RINGBUF_LEN_MASK;
+      if (__builtin_expect(stride(size) > pending - pos, 0)) {
+        pos = pending;
+        break;
+      }
+      pos += stride(size);
+      if (len & RINGBUF_DISCARD_BIT) continue;
+      ++records;
+      bytes += size;
+    }
+    ring_.publish_overwrite_pos(pos, records, bytes);
+  }
+
   // Takes the cache lines that the next reservations will write, a block at a time and beside each other. The consumer has read
   // them a lap ago, so otherwise each would come over from its core inside the next exchange, one after the other: 68 ns a
   // 64-byte record instead of 25 in a 512 KiB ring. (prefetchw does not take a line that the other core shares.) Rewrites words
@@ -252,6 +299,7 @@ class Producer {
   std::uint32_t page_shift_ = 12;
   int signal_fd_ = -1;
   bool single_ = false;
+  std::uint64_t user_ = 0;  // bool, as wide as flags
 };
 
 }  // namespace ringbuf::shm

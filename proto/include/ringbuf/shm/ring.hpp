@@ -3,7 +3,8 @@
 //
 // A ring's words are written by processes that do not trust each other. Invariants between honest ones:
 //   I1  producer_pos - consumer_pos and producer_pos - pending_pos are in 0 .. N - 8 (pending_pos moves in reserve only, so the
-//       consumer may be ahead of it)
+//       consumer may be ahead of it); in a user ring 0 .. N; in overwrite mode overwrite_pos takes consumer_pos' place, and
+//       overwrite_pos <= pending_pos <= producer_pos
 //   I2  every byte in [consumer_pos, producer_pos) belongs to a whole record whose header was written before
 //       producer_pos passed it
 //   I3  only the owner (the process that holds `owner`) writes producer_pos, pending_pos, cached_pos and new headers;
@@ -18,13 +19,15 @@
 //   S5 owner    owner release  ->  the next owner's acquire                else two writers work on one region
 //   S6 room     producer: RMW need, load consumer_pos                      else a waiting producer sleeps for ever
 //               consumer: exchange consumer_pos, load the needs
-//   S7 copy     reader: copy the bytes, acquire fence, load consumer_pos   else a torn record is believed
+//   S7 copy     producer: overwrite_pos, release fence, the bytes          else a torn record is believed
+//               reader: the bytes, acquire fence, overwrite_pos (not in overwrite mode: consumer_pos)
 //   S0 hint     no order needed: a value that only its writer or a statistic depends on
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "ringbuf/abi/shm.h"
 #include "ringbuf/shm/geometry.hpp"
@@ -51,10 +54,19 @@ class Ring {
  public:
   Ring() = default;
   explicit Ring(const ringbuf_view& v)
-      : c_(v.consumer_page), p_(v.producer_page), data_(v.data), slots_(v.slots), mask_(v.mask) {}
+      : c_(v.consumer_page),
+        p_(v.producer_page),
+        data_(v.data),
+        slots_(v.slots),
+        mask_(v.mask),
+        limit_(v.map_type == kTypeUserRingbuf ? v.mask + 1 : v.mask),
+        overwrite_(v.map_flags & kFlagOverwrite) {}
 
   std::uint64_t mask() const { return mask_; }
   std::uint64_t capacity() const { return mask_ + 1; }
+  // Unread bytes are never more than this: the kernel's own rings keep 8 bytes free, user rings fill up.
+  std::uint64_t limit() const { return limit_; }
+  bool overwrite() const { return overwrite_; }
   unsigned char* at(std::uint64_t pos) const { return data_ + offset(pos, mask_); }
   std::uint64_t offset_of(const void* p) const {
     return offset(static_cast<std::uint64_t>(static_cast<const unsigned char*>(p) - data_), mask_);
@@ -73,6 +85,9 @@ class Ring {
 #endif
   }
 
+  // One sample of a drain, whose end publishes for S6.
+  void step_consumer_pos(std::uint64_t pos) const { ref(c_->consumer_pos).store(pos, std::memory_order_release); }  // S1
+
   std::uint64_t producer_pos() const { return ref(p_->producer_pos).load(std::memory_order_acquire); }      // S2
   std::uint64_t producer_pos_own() const { return ref(p_->producer_pos).load(std::memory_order_relaxed); }  // S5
   void publish_producer_pos(std::uint64_t pos) const {
@@ -81,7 +96,6 @@ class Ring {
 
   std::uint64_t pending_pos() const { return ref(p_->pending_pos).load(std::memory_order_relaxed); }             // S5
   void set_pending_pos(std::uint64_t pos) const { ref(p_->pending_pos).store(pos, std::memory_order_relaxed); }  // S5
-  std::uint64_t overwrite_pos() const { return ref(p_->overwrite_pos).load(std::memory_order_relaxed); }         // S0
   std::uint64_t cached_pos() const { return ref(p_->cached_pos).load(std::memory_order_relaxed); }               // S5
   void set_cached_pos(std::uint64_t pos) const { ref(p_->cached_pos).store(pos, std::memory_order_relaxed); }    // S5
 
@@ -121,9 +135,10 @@ class Ring {
   }
   void sub_waiting() const { ref(c_->waiting).fetch_sub(1, std::memory_order_seq_cst); }  // S4
   // After publish_consumer_pos or add_waiting: is there something to deliver at `pos`? The first load is the S4 one; if it
-  // saw the commit then producer_pos, loaded after it, is new enough too.
+  // saw the commit then producer_pos, loaded after it, is new enough too. An overwritten record was committed.
   bool ready_at(std::uint64_t pos) const {
-    (void)header_len_total(pos);                   // S4
+    (void)header_len_total(pos);  // S4
+    if (overwrite_ && is_before(pos, overwrite_pos())) return true;
     if (producer_pos() == pos) return false;       // S2
     return !(header_len(pos) & RINGBUF_BUSY_BIT);  // S3
   }
@@ -159,13 +174,49 @@ class Ring {
   void bump_room_seq() const { ref(c_->room_seq).fetch_add(1, std::memory_order_seq_cst); }     // S6
 
   // --- overwritten while copied? (S7) --------------------------------------------------------------------------------
-  // After copying bytes at or behind `pos`: true if no producer may have reused them meanwhile.
-  bool still_unread(std::uint64_t pos) const {
-#if !defined(RINGBUF_TSAN)  // g++ 12 refuses fences under TSan, which does not follow the copy anyway
-    std::atomic_thread_fence(std::memory_order_acquire);  // S7
-#endif
-    return static_cast<std::int64_t>(pos - ref(c_->consumer_pos).load(std::memory_order_acquire)) >= 0;  // S7
+  static bool is_before(std::uint64_t a, std::uint64_t b) { return static_cast<std::int64_t>(a - b) < 0; }
+  std::uint64_t overwrite_pos() const { return ref(p_->overwrite_pos).load(std::memory_order_acquire); }  // S7
+  // The oldest record whose bytes no producer may reuse.
+  std::uint64_t oldest_pos() const { return overwrite_ ? overwrite_pos() : consumer_pos(); }
+  // After copying bytes: those before this position may have been reused meanwhile.
+  std::uint64_t oldest_after_copy() const {
+    copy_fence(std::memory_order_acquire);  // S7
+    return oldest_pos();
   }
+  bool still_there(std::uint64_t pos) const { return !is_before(pos, oldest_after_copy()); }
+  // By the owner, before it touches the bytes before `pos`. `records` and `bytes` more are lost with them.
+  void publish_overwrite_pos(std::uint64_t pos, std::uint64_t records, std::uint64_t bytes) const {
+    ref(p_->overwrite_pos).store(pos, std::memory_order_relaxed);  // S7
+    copy_fence(std::memory_order_release);                         // S7
+    add(p_->overwritten_records, records);
+    add(p_->overwritten_bytes, bytes);
+    ref(p_->cached_pos).store(pos, std::memory_order_release);  // S7
+  }
+  struct Overwritten {
+    std::uint64_t pos, records, bytes;
+  };
+  // overwrite_pos with the counts that belong to it; while producers are at it, the counts may be of a moment later.
+  Overwritten overwritten() const {
+    Overwritten o;
+    for (unsigned tries = 0;; ++tries) {
+      o.pos = overwrite_pos();
+      const bool counted = ref(p_->cached_pos).load(std::memory_order_acquire) == o.pos;  // S7
+      o.records = ref(p_->overwritten_records).load(std::memory_order_relaxed);           // S7
+      o.bytes = ref(p_->overwritten_bytes).load(std::memory_order_relaxed);               // S7
+      copy_fence(std::memory_order_acquire);                                              // S7
+      if ((counted && overwrite_pos() == o.pos) || tries == 64) return o;
+    }
+  }
+  // Copies bytes that a producer may be writing meanwhile; S7 throws a torn copy away. Not memcpy under TSan, which intercepts
+  // it.
+#if defined(RINGBUF_TSAN)
+  __attribute__((no_sanitize("thread"), noinline)) static void copy_out(unsigned char* to, const volatile unsigned char* from,
+                                                                        std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) to[i] = from[i];
+  }
+#else
+  static void copy_out(unsigned char* to, const unsigned char* from, std::size_t n) { std::memcpy(to, from, n); }
+#endif
 
   // --- statistics ----------------------------------------------------------------------------------------------------
   void count_lost(std::uint32_t slot, ringbuf_lost why) const {
@@ -177,13 +228,19 @@ class Ring {
     return ref(slots_[slot].lost[why]).load(std::memory_order_relaxed);  // S0
   }
   void count_delivered(std::uint64_t records, std::uint64_t bytes) const {  // the consumer is the only writer
-    ref(c_->records).store(ref(c_->records).load(std::memory_order_relaxed) + records, std::memory_order_relaxed);  // S0
-    ref(c_->bytes).store(ref(c_->bytes).load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);        // S0
+    add(c_->records, records);
+    add(c_->bytes, bytes);
   }
-  void count_wakeup() const { ref(c_->wakeups).fetch_add(1, std::memory_order_relaxed); }     // S0
-  std::uint64_t records() const { return ref(c_->records).load(std::memory_order_relaxed); }  // S0
-  std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }      // S0
-  std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }  // S0
+  void count_missed(std::uint64_t records, std::uint64_t bytes) const {  // likewise
+    add(c_->missed_records, records);
+    add(c_->missed_bytes, bytes);
+  }
+  std::uint64_t missed_records() const { return ref(c_->missed_records).load(std::memory_order_relaxed); }  // S0
+  std::uint64_t missed_bytes() const { return ref(c_->missed_bytes).load(std::memory_order_relaxed); }      // S0
+  void count_wakeup() const { ref(c_->wakeups).fetch_add(1, std::memory_order_relaxed); }                   // S0
+  std::uint64_t records() const { return ref(c_->records).load(std::memory_order_relaxed); }                // S0
+  std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }                    // S0
+  std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }                // S0
 
   // --- slots of embedded rings, which have no daemon that gives them out -----------------------------------------------
   // The lowest free one below slot_count, its losses zeroed; 0: all are taken.
@@ -213,6 +270,15 @@ class Ring {
     static_assert(std::atomic_ref<T>::is_always_lock_free, "the words are shared between processes");
     return std::atomic_ref<T>(word);
   }
+  // For counters with one writer at a time.
+  static void add(std::uint64_t& counter, std::uint64_t n) {
+    ref(counter).store(ref(counter).load(std::memory_order_relaxed) + n, std::memory_order_relaxed);  // S0
+  }
+  static void copy_fence([[maybe_unused]] std::memory_order order) {  // S7
+#if !defined(RINGBUF_TSAN)            // g++ 12 refuses fences under TSan, which does not follow the copy anyway
+    std::atomic_thread_fence(order);  // S7
+#endif
+  }
   ringbuf_record_header* header(std::uint64_t pos) const { return reinterpret_cast<ringbuf_record_header*>(at(pos)); }
 
   ringbuf_consumer_page* c_ = nullptr;
@@ -220,6 +286,8 @@ class Ring {
   unsigned char* data_ = nullptr;
   ringbuf_slot* slots_ = nullptr;
   std::uint64_t mask_ = 0;
+  std::uint64_t limit_ = 0;
+  bool overwrite_ = false;
 };
 
 }  // namespace ringbuf::shm
