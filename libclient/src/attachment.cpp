@@ -17,15 +17,17 @@ Access p_access(ringbuf_role role) { return role == RINGBUF_PRODUCER ? Access::R
 
 bool Attachment::ours() const { return pid_ == ::getpid(); }
 
-int Attachment::map_memory(int c_fd, int p_fd, const shm::Layout& layout, std::uint32_t ring_flags) {
+int Attachment::map_memory(int c_fd, int p_fd, const shm::RingSpec& spec) {
   struct stat st;
   if (::fstat(p_fd, &st) < 0) return api_fail(Error{errno, "look at a ring's memory"});
   identity_ = {st.st_dev, st.st_ino};
-  auto mapping = Mapping::map_ring(c_fd, p_fd, layout, c_access(role_), p_access(role_));
+  auto mapping = Mapping::map_ring(c_fd, p_fd, shm::Layout{shm::page_size(), spec.max_entries}, c_access(role_), p_access(role_));
   if (!mapping) return api_fail(mapping.error());
   mapping_ = std::move(*mapping);
   view_ = mapping_.view();
-  view_.ring_flags = ring_flags;
+  view_.ring_flags = spec.ring_flags;
+  view_.map_type = spec.map_type;
+  view_.map_flags = spec.map_flags;
   view_.slot = slot_;
   if (role_ == RINGBUF_PRODUCER) {
     view_.signal_fd = notify_.get();
@@ -43,14 +45,14 @@ int Attachment::from_daemon(const ringbuf_map& map) {
     return r;
   session_ = map.session;
   id_ = reply.attachment;
-  const shm::Layout layout{reply.page_size, reply.max_entries};
+  const shm::RingSpec spec{reply.max_entries, reply.map_type, reply.map_flags, reply.ring_flags, 0};
   if (reply.page_size != shm::page_size() || !shm::is_power_of_two(reply.max_entries) ||
       reply.max_entries % reply.page_size != 0 || reply.slot_count != RINGBUF_SLOT_COUNT || reply.slot >= reply.slot_count ||
       (role_ == RINGBUF_PRODUCER) != (reply.slot != 0))
     return api_fail(EPROTO, "the daemon described a ring that cannot be");
   slot_ = reply.slot;
   if (n_fds == 3) notify_ = std::move(fds[2]);
-  return map_memory(fds[0].get(), fds[1].get(), layout, reply.ring_flags);
+  return map_memory(fds[0].get(), fds[1].get(), spec);
 }
 
 int Attachment::from_embedded(const ringbuf_map& map) {
@@ -74,7 +76,7 @@ int Attachment::from_embedded(const ringbuf_map& map) {
     std::lock_guard lock(ring.mutex);
     ++ring.attached[role_];
   }
-  return map_memory(ring.memory.c.get(), ring.memory.p.get(), ring.memory.layout, ring.spec.ring_flags);
+  return map_memory(ring.memory.c.get(), ring.memory.p.get(), ring.spec);
 }
 
 int Attachment::make(const ringbuf_map& map, ringbuf_role role, std::unique_ptr<Attachment>* ret) {

@@ -9,8 +9,9 @@
 namespace ringbuf {
 namespace {
 
-ringbuf_view with_told(ringbuf_view v, std::uint64_t* told) {
-  v.room_told = told;
+ringbuf_view with_turn(ringbuf_view v, ConsumerTurn& turn) {
+  v.room_told = turn.room_told;
+  v.copy = turn.copy.get();
   return v;
 }
 
@@ -25,7 +26,11 @@ std::shared_ptr<ConsumerTurn> ConsumerTurn::of(const Attachment& a) {
   std::erase_if(all, [](const auto& entry) { return entry.second.expired(); });
   auto& known = all[{::getpid(), a.identity()}];
   auto turn = known.lock();
-  if (!turn) known = turn = std::make_shared<ConsumerTurn>();
+  if (!turn) {
+    turn = std::make_shared<ConsumerTurn>();
+    if (a.view().map_flags & RINGBUF_OVERWRITE) turn->copy.reset(new unsigned char[a.view().mask + 1]);
+    known = turn;
+  }
   return turn;
 }
 
@@ -46,7 +51,7 @@ using namespace ringbuf;
 ringbuf_consumer::ringbuf_consumer(std::unique_ptr<Attachment> a, ringbuf_sample_fn f, void* c)
     : attachment(std::move(a)),
       turn(ConsumerTurn::of(*attachment)),
-      view(with_told(attachment->view(), turn->room_told)),
+      view(with_turn(attachment->view(), *turn)),
       ring(view),
       fn(f),
       ctx(c) {}
@@ -61,10 +66,14 @@ int ringbuf_consumer::begin(bool edges) {
     turn->mutex.unlock();
     return api_fail(EBUSY, "a callback may not consume the ring that called it");
   }
+  taken_now(edges);
+  return 0;
+}
+
+void ringbuf_consumer::taken_now(bool edges) {
   turn->taken = true;
   took_edges = handed_out || edges;
   if (took_edges) clear_edges(attachment->wait_fd());
-  return 0;
 }
 
 void ringbuf_consumer::end(bool left) {
@@ -78,6 +87,7 @@ void ringbuf_consumer::end(bool left) {
 }
 
 int ringbuf_consumer::consume(std::uint64_t limit, bool edges, bool* ret_corrupt) {
+  if (user()) return api_fail(EINVAL, "a USER_RINGBUF is not consumed but drained: ringbuf_drain");
   if (!fn) return api_fail(EINVAL, "the consumer was attached without a callback");
   if (int r = begin(edges); r < 0) return r;
   std::int64_t n;
@@ -97,6 +107,26 @@ int ringbuf_consumer::consume(std::uint64_t limit, bool edges, bool* ret_corrupt
   }
   errno = -answer;
   return answer;
+}
+
+int ringbuf_consumer::drain(ringbuf_sample_fn f, void* c, std::uint64_t flags, std::int64_t* ret_samples) {
+  std::unique_lock lock(turn->mutex, std::try_to_lock);
+  if (!lock || turn->taken) return api_fail(EBUSY, "the ring is being drained already");
+  lock.release();
+  taken_now(false);
+  struct Turn {  // given back also when a C++ callback throws
+    ringbuf_consumer* consumer;
+    bool stuck = false;
+    ~Turn() {
+      const shm::Ring& r = consumer->ring.ring();
+      consumer->end(!stuck && r.ready_at(r.consumer_pos_own()));
+    }
+  } held{this};
+  *ret_samples = ring.drain([&](void* data, std::size_t size) { return f(c, data, size); }, flags);
+  held.stuck = *ret_samples < 0;
+  if (*ret_samples == -EINVAL) return api_fail(EINVAL, "producer_pos or the sample's header at consumer_pos cannot be");
+  if (*ret_samples == -E2BIG) return api_fail(E2BIG, "the sample at consumer_pos is larger than a drain takes");
+  return 0;
 }
 
 bool ringbuf_consumer::must_not_sleep() {
@@ -143,6 +173,23 @@ int ringbuf_consume(ringbuf_consumer* consumer) { return ringbuf_consume_n(consu
 int ringbuf_consume_n(ringbuf_consumer* consumer, size_t n) {
   if (!consumer) return api_fail(EINVAL, "consumer is NULL");
   return n == 0 ? 0 : consumer->consume(n);
+}
+
+int64_t ringbuf_drain(ringbuf_consumer* consumer, ringbuf_sample_fn fn, void* ctx, uint64_t flags) {
+  if (!consumer || !fn) return api_fail(EINVAL, "consumer or fn is NULL");
+  if (!consumer->user()) return api_fail(EINVAL, "only a USER_RINGBUF is drained; a RINGBUF is consumed: ringbuf_consume");
+  if (flags & ~(RINGBUF_NO_WAKEUP | RINGBUF_FORCE_WAKEUP))
+    return api_fail(EINVAL, "flags may hold only NO_WAKEUP and FORCE_WAKEUP");
+  std::int64_t samples = 0;
+  const int r = consumer->drain(fn, ctx, flags, &samples);
+  return r < 0 ? r : samples;
+}
+
+int ringbuf_consumer_missed(const ringbuf_consumer* consumer, uint64_t* ret_records, uint64_t* ret_bytes) {
+  if (!consumer || !ret_records || !ret_bytes) return api_fail(EINVAL, "consumer, ret_records or ret_bytes is NULL");
+  *ret_records = consumer->ring.ring().missed_records();
+  *ret_bytes = consumer->ring.ring().missed_bytes();
+  return 0;
 }
 
 int64_t ringbuf_consumer_reset(ringbuf_consumer* consumer) {

@@ -12,6 +12,7 @@ struct ConsumerTurn {
   std::recursive_mutex mutex;  // recursive, so that a callback that consumes its own ring is refused and does not hang
   bool taken = false;          // guarded by mutex
   std::uint64_t room_told[RINGBUF_SLOT_COUNT] = {};  // guarded by mutex
+  std::unique_ptr<unsigned char[]> copy;             // in overwrite mode N bytes; the bytes are guarded by mutex
 
   static std::shared_ptr<ConsumerTurn> of(const Attachment& a);
 };
@@ -28,9 +29,12 @@ struct ringbuf_consumer {
   // 0 or -EBUSY. While held, the ring is this thread's to consume. `edges`: the wait descriptor may be readable.
   int begin(bool edges = false);
   void end(bool left);
+  void taken_now(bool edges);                                                                  // the second half of begin
+  int drain(ringbuf_sample_fn fn, void* ctx, std::uint64_t flags, std::int64_t* ret_samples);  // 0 or as api_fail
   // Under begin: all or `limit` records to fn. *ret_corrupt is set if that, and not fn, is why the result is -EBADMSG.
   int consume(std::uint64_t limit, bool edges = false, bool* ret_corrupt = nullptr);
   bool must_not_sleep();
+  bool user() const { return view.map_type == RINGBUF_MAP_TYPE_USER_RINGBUF; }
   int hand_out();    // the epoll descriptor, for the application's own loop
   int make_again();  // under turn->mutex; 0 or as api_fail
 

@@ -40,7 +40,7 @@ int read_opts(const ringbuf_map_create_opts* in, ringbuf_map_create_opts* out) {
 
 int create_embedded(const char* name, const ringbuf_map_create_req& req, ringbuf_map** ret_map) {
   auto ring = std::make_shared<EmbeddedRing>();
-  ring->spec = {req.max_entries, req.map_type, req.map_flags, req.ring_flags, req.numa_node};
+  ring->spec = shm::normal({req.max_entries, req.map_type, req.map_flags, req.ring_flags, req.numa_node});
   ring->name = name;
   ring->mode = req.mode ? req.mode : 0600;
   if (auto checked = wire::decode_name(req.name); !checked) return api_fail(EINVAL, wire::name_error(name));

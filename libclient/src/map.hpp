@@ -49,7 +49,7 @@ class Attachment {
   Attachment() = default;
   int from_daemon(const ringbuf_map& map);
   int from_embedded(const ringbuf_map& map);
-  int map_memory(int c_fd, int p_fd, const shm::Layout& layout, std::uint32_t ring_flags);
+  int map_memory(int c_fd, int p_fd, const shm::RingSpec& spec);
 
   std::shared_ptr<Session> session_;
   std::shared_ptr<EmbeddedRing> embedded_;

@@ -80,6 +80,8 @@ int ringbuf_poller_new(ringbuf_poller** ret_poller) {
 int ringbuf_poller_add(ringbuf_poller* poller, ringbuf_consumer* consumer) {
   if (!poller || !consumer) return api_fail(EINVAL, "poller or consumer is NULL");
   if (poller->consuming) return api_fail(EBUSY, "a callback may not change the poller that called it");
+  if (consumer->user())
+    return api_fail(EINVAL, "a USER_RINGBUF is drained: wait on ringbuf_consumer_epoll_fd, call ringbuf_drain");
   return guarded([&] {
     if (poller->find(consumer) != poller->members.end()) return api_fail(EEXIST, "the poller has this consumer already");
     poller->members.reserve(poller->members.size() + 1);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "ringbuf/shm/producer.hpp"
 
+#include <cstring>
+#include <utility>
+
 #include "map.hpp"
 #include "shm/room.hpp"
 
@@ -46,6 +49,47 @@ int ringbuf_output(ringbuf_producer* producer, const void* data, size_t size, ui
   const int r = producer ? producer->ring.output(data, size, flags) : -EINVAL;
   if (r < 0) errno = -r;
   return r;
+}
+
+int ringbuf_reserve_dynptr(ringbuf_producer* producer, uint32_t size, uint64_t flags, ringbuf_dynptr* ptr) {
+  if (!ptr) return api_fail(EINVAL, "ptr is NULL");
+  *ptr = {};
+  if (!producer || flags != 0) return errno = EINVAL, -EINVAL;
+  if (size > RINGBUF_MAX_DYNPTR_SIZE) return errno = E2BIG, -E2BIG;
+  void* data = producer->ring.reserve(size, 0);
+  if (!data) return errno = EINVAL, -EINVAL;
+  *ptr = {data, size, 0, producer};
+  return 0;
+}
+
+void ringbuf_submit_dynptr(ringbuf_dynptr* ptr, uint64_t flags) {
+  if (void* data = std::exchange(ptr->data, nullptr)) ptr->producer->ring.submit(data, flags);
+}
+void ringbuf_discard_dynptr(ringbuf_dynptr* ptr, uint64_t flags) {
+  if (void* data = std::exchange(ptr->data, nullptr)) ptr->producer->ring.discard(data, flags);
+}
+
+void* ringbuf_dynptr_data(const ringbuf_dynptr* ptr, uint32_t offset, uint32_t len) {
+  if (!ptr || !ptr->data || len > ptr->size || offset > ptr->size - len) return nullptr;
+  return static_cast<unsigned char*>(ptr->data) + offset;
+}
+
+int64_t ringbuf_dynptr_size(const ringbuf_dynptr* ptr) { return ptr && ptr->data ? std::int64_t{ptr->size} : -EINVAL; }
+
+int ringbuf_dynptr_read(void* dst, uint32_t len, const ringbuf_dynptr* src, uint32_t offset, uint64_t flags) {
+  if (!src || !src->data || flags != 0) return errno = EINVAL, -EINVAL;
+  const void* from = ringbuf_dynptr_data(src, offset, len);
+  if (!from) return errno = E2BIG, -E2BIG;
+  std::memmove(dst, from, len);
+  return 0;
+}
+
+int ringbuf_dynptr_write(const ringbuf_dynptr* dst, uint32_t offset, const void* src, uint32_t len, uint64_t flags) {
+  if (!dst || !dst->data || flags != 0) return errno = EINVAL, -EINVAL;
+  void* to = ringbuf_dynptr_data(dst, offset, len);
+  if (!to) return errno = E2BIG, -E2BIG;
+  std::memmove(to, src, len);
+  return 0;
 }
 
 uint64_t ringbuf_query(const ringbuf_producer* producer, uint64_t what) { return producer ? producer->ring.query(what) : 0; }

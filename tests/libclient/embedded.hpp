@@ -43,10 +43,13 @@ inline void must(int result, const char* what) {
   std::abort();
 }
 
-inline MapPtr embedded_map(std::uint32_t max_entries = 4096, std::uint32_t ring_flags = 0) {
+inline MapPtr embedded_map(std::uint32_t max_entries = 4096, std::uint32_t ring_flags = 0, std::uint32_t map_type = 0,
+                           std::uint32_t map_flags = 0) {
   ringbuf_map_create_opts opts{};
   opts.sz = sizeof opts;
   opts.ring_flags = ring_flags;
+  opts.map_type = map_type;
+  opts.map_flags = map_flags;
   ringbuf_map* map = nullptr;
   must(ringbuf_map_create(nullptr, "test", max_entries, &opts, &map), "ringbuf_map_create");
   return MapPtr(map);

@@ -40,13 +40,17 @@ TEST(Map, RefusesSizesAsTheKernelDoes) {
     EXPECT_EQ(create("m", n), -EINVAL) << n;
 }
 
-TEST(Map, RefusesEveryFlagButNumaNode) {
+TEST(Map, RefusesEveryFlagButTheKernels) {
   FdLeakGuard guard;
-  for (int bit = 0; bit < 32; ++bit) {
-    auto o = options();
-    o.map_flags = 1u << bit;
-    o.numa_node = ~0u;
-    EXPECT_EQ(create("m", 4096, &o), (1u << bit) == RINGBUF_NUMA_NODE ? 0 : -EINVAL) << "bit " << bit;
+  for (const std::uint32_t type : {RINGBUF_MAP_TYPE_RINGBUF, RINGBUF_MAP_TYPE_USER_RINGBUF}) {
+    const std::uint32_t known = RINGBUF_NUMA_NODE | (type == RINGBUF_MAP_TYPE_RINGBUF ? RINGBUF_OVERWRITE : 0);
+    for (int bit = 0; bit < 32; ++bit) {
+      auto o = options();
+      o.map_type = type;
+      o.map_flags = 1u << bit;
+      o.numa_node = ~0u;
+      EXPECT_EQ(create("m", 4096, &o), known & (1u << bit) ? 0 : -EINVAL) << "type " << type << " bit " << bit;
+    }
   }
 }
 

@@ -42,15 +42,18 @@ extern "C" {
 #define RINGBUF_VERSION_STRING "0.1.0"
 
 /* The kernel's numbers, in case <linux/bpf.h> is not there or is older. */
-#define RINGBUF_MAP_TYPE_RINGBUF 27u     /* BPF_MAP_TYPE_RINGBUF */
-#define RINGBUF_NUMA_NODE (1u << 2)      /* BPF_F_NUMA_NODE */
-#ifndef RINGBUF_NO_WAKEUP                /* submit, discard, output: */
-#define RINGBUF_NO_WAKEUP (1ull << 0)    /* BPF_RB_NO_WAKEUP: do not wake the consumer */
-#define RINGBUF_FORCE_WAKEUP (1ull << 1) /* BPF_RB_FORCE_WAKEUP: wake it even if it has not caught up */
-#define RINGBUF_AVAIL_DATA 0ull          /* query: BPF_RB_AVAIL_DATA */
-#define RINGBUF_RING_SIZE 1ull           /* BPF_RB_RING_SIZE */
-#define RINGBUF_CONS_POS 2ull            /* BPF_RB_CONS_POS */
-#define RINGBUF_PROD_POS 3ull            /* BPF_RB_PROD_POS */
+#define RINGBUF_MAP_TYPE_RINGBUF 27u      /* BPF_MAP_TYPE_RINGBUF */
+#define RINGBUF_MAP_TYPE_USER_RINGBUF 31u /* BPF_MAP_TYPE_USER_RINGBUF */
+#define RINGBUF_NUMA_NODE (1u << 2)       /* BPF_F_NUMA_NODE */
+#define RINGBUF_OVERWRITE (1u << 19)      /* BPF_F_RB_OVERWRITE, Linux 6.19 */
+#ifndef RINGBUF_NO_WAKEUP                 /* submit, discard, output: */
+#define RINGBUF_NO_WAKEUP (1ull << 0)     /* BPF_RB_NO_WAKEUP: do not wake the consumer */
+#define RINGBUF_FORCE_WAKEUP (1ull << 1)  /* BPF_RB_FORCE_WAKEUP: wake it even if it has not caught up */
+#define RINGBUF_AVAIL_DATA 0ull           /* query: BPF_RB_AVAIL_DATA */
+#define RINGBUF_RING_SIZE 1ull            /* BPF_RB_RING_SIZE */
+#define RINGBUF_CONS_POS 2ull             /* BPF_RB_CONS_POS */
+#define RINGBUF_PROD_POS 3ull             /* BPF_RB_PROD_POS */
+#define RINGBUF_OVERWRITE_POS 4ull        /* BPF_RB_OVERWRITE_POS */
 #endif
 
 struct ringbuf_session;
@@ -81,9 +84,9 @@ void ringbuf_session_free(struct ringbuf_session* session);
 struct ringbuf_map_create_opts {
   size_t sz;           /* sizeof(struct ringbuf_map_create_opts); an unknown non-zero tail is -E2BIG */
   uint32_t map_type;   /* 0 = RINGBUF_MAP_TYPE_RINGBUF */
-  uint32_t map_flags;  /* only RINGBUF_NUMA_NODE */
+  uint32_t map_flags;  /* RINGBUF_NUMA_NODE; RINGBUF_OVERWRITE for a RINGBUF */
   uint32_t numa_node;  /* with RINGBUF_NUMA_NODE; (uint32_t)-1 = any */
-  uint32_t ring_flags; /* RINGBUF_F_SINGLE_PRODUCER */
+  uint32_t ring_flags; /* RINGBUF_F_SINGLE_PRODUCER, for a RINGBUF; a USER_RINGBUF has a single producer in any case */
   uint32_t mode;       /* who may open it; 0 = 0600. r: observe, w: produce, rw: consume too */
   uint32_t key_size;   /* must be 0, as in the kernel */
   uint32_t value_size; /* must be 0 */
@@ -130,23 +133,27 @@ int ringbuf_map_get_attachment(struct ringbuf_map* map, uint32_t index, struct r
 
 /* ---- Producers ---------------------------------------------------------------------------------------------------------- */
 
-/** Maps the ring for producing. @return 0; -EACCES; -EBUSY single-producer map that has one; -EUSERS no slot left; -ENOMEM;
- * -EDQUOT */
+/** Maps the ring for producing. @return 0; -EINVAL not a ring; -EACCES; -EBUSY single-producer map that has one; -EUSERS no slot
+ * left; -ENOMEM; -EDQUOT */
 int ringbuf_producer_attach(struct ringbuf_map* map, struct ringbuf_producer** ret_producer);
 /** Reservations that are still open stay BUSY: submit or discard them first. */
 void ringbuf_producer_free(struct ringbuf_producer* producer);
 
 /**
  * Reserves `size` bytes: bpf_ringbuf_reserve. Never blocks for room; at most 250 ms for another producer that is stopped inside.
+ * In overwrite mode the oldest records make room, and only an uncommitted one can be in the way.
  * @param flags  must be 0
  * @return 8-aligned contiguous memory, to be submitted or discarded by any thread; NULL with errno
  *         EINVAL flags, E2BIG it can never fit (at most N - 16, and 2^30 - 1, bytes do), EAGAIN no room, EDEADLK called from a
- *         signal handler that interrupted a reservation, EBUSY another producer does not leave reserve
+ *         signal handler that interrupted a reservation, EBUSY another producer does not leave reserve.
+ *         USER_RINGBUF (user_ring_buffer__reserve; one thread at a time): E2BIG more than N - 8 bytes, or than the 2^24 - 1 that
+ *         a drain takes; ENOSPC no room now
  */
 void* ringbuf_reserve(struct ringbuf_producer* producer, size_t size, uint64_t flags);
 /** As ringbuf_reserve, but sleeps until there is room. Blocks, for timeout_ms and, as ringbuf_reserve does, up to 250 ms more
  * behind a producer that is stopped inside (EBUSY, also if timeout_ms is -1). Also NULL with ETIMEDOUT, EINTR a signal was
- * handled, EPERM inherited over fork. */
+ * handled, EPERM inherited over fork. In overwrite mode it looks again each millisecond. USER_RINGBUF
+ * (user_ring_buffer__reserve_blocking): after the timeout the error is ENOSPC. */
 void* ringbuf_reserve_wait(struct ringbuf_producer* producer, size_t size, int timeout_ms);
 /** Commits: bpf_ringbuf_submit. `data` as returned by reserve. Wakes the consumer if it had caught up to this record.
  * Async-signal-safe. Unknown flag bits are ignored, as in the kernel. */
@@ -158,6 +165,27 @@ int ringbuf_output(struct ringbuf_producer* producer, const void* data, size_t s
 /** bpf_ringbuf_query: RINGBUF_AVAIL_DATA, ... Anything unknown gives 0. */
 uint64_t ringbuf_query(const struct ringbuf_producer* producer, uint64_t what);
 
+/* A reservation as an object, whose size the ring knows: the kernel's bpf_dynptr. Fill in nothing yourself. */
+struct ringbuf_dynptr {
+  void* data; /* NULL: a null dynptr */
+  uint32_t size;
+  uint32_t reserved;
+  struct ringbuf_producer* producer;
+};
+/** bpf_ringbuf_reserve_dynptr. On failure `*ptr` is a null dynptr.
+ * @return 0; -EINVAL flags, or any failure of reserve, a full ring too; -E2BIG size is above 2^24 - 1 */
+int ringbuf_reserve_dynptr(struct ringbuf_producer* producer, uint32_t size, uint64_t flags, struct ringbuf_dynptr* ptr);
+/** Commits, and makes `*ptr` null. Of a null dynptr: nothing. */
+void ringbuf_submit_dynptr(struct ringbuf_dynptr* ptr, uint64_t flags);
+void ringbuf_discard_dynptr(struct ringbuf_dynptr* ptr, uint64_t flags);
+/** Copies between memory and the dynptr. @return 0; -EINVAL null dynptr, flags are not 0; -E2BIG beyond its size */
+int ringbuf_dynptr_read(void* dst, uint32_t len, const struct ringbuf_dynptr* src, uint32_t offset, uint64_t flags);
+int ringbuf_dynptr_write(const struct ringbuf_dynptr* dst, uint32_t offset, const void* src, uint32_t len, uint64_t flags);
+/** The address of `len` bytes at `offset`; NULL: null dynptr, or beyond its size. */
+void* ringbuf_dynptr_data(const struct ringbuf_dynptr* ptr, uint32_t offset, uint32_t len);
+/** @return bytes; -EINVAL null dynptr */
+int64_t ringbuf_dynptr_size(const struct ringbuf_dynptr* ptr);
+
 /* ---- Consumers ---------------------------------------------------------------------------------------------------------- */
 
 /** One record; `data` is valid during the call only, 8-aligned, read-only memory. 0 or positive: go on. Negative: stop; the
@@ -165,15 +193,30 @@ uint64_t ringbuf_query(const struct ringbuf_producer* producer, uint64_t what);
 typedef int (*ringbuf_sample_fn)(void* ctx, void* data, size_t size);
 
 /** Maps the ring for consuming, from consumer_pos on. All consumers of a map are in one process.
- * @return 0; -EACCES; -EBUSY another process consumes it (ringbuf_last_error() names its pid); -ENOMEM; -EDQUOT */
+ * A USER_RINGBUF is not consumed but drained: `fn` is not used, and it can be in no poller.
+ * @return 0; -EINVAL not a ring; -EACCES; -EBUSY another process consumes it (ringbuf_last_error() names its pid); -ENOMEM;
+ * -EDQUOT */
 int ringbuf_consumer_attach(struct ringbuf_map* map, ringbuf_sample_fn fn, void* ctx, struct ringbuf_consumer** ret_consumer);
 void ringbuf_consumer_free(struct ringbuf_consumer* consumer);
 /** Delivers what is committed, up to the first BUSY record. Waits only for another thread that consumes this ring now.
  * @return records delivered (discarded ones are skipped and not counted), clamped to INT_MAX; the callback's negative value;
- *         -EBADMSG the ring is corrupt at consumer_pos (see ringbuf_consumer_reset); -EBUSY called from its own callback */
+ *         -EBADMSG the ring is corrupt at consumer_pos (see ringbuf_consumer_reset); -EBUSY called from its own callback;
+ *         -EINVAL a USER_RINGBUF, or attached without a callback.
+ * In overwrite mode `data` is a copy, made and checked before the callback sees it; a consumer that was lapped goes on at the
+ * oldest record that is left, and ringbuf_consumer_missed() counts the others. */
 int ringbuf_consume(struct ringbuf_consumer* consumer);
 /** At most `n` records. n = 0: none. */
 int ringbuf_consume_n(struct ringbuf_consumer* consumer, size_t n);
+/** Overwrite mode: records (not counting discarded ones) and payload bytes that were overwritten before any consumer of the map
+ * had them, as far as consuming has come. @return 0 */
+int ringbuf_consumer_missed(const struct ringbuf_consumer* consumer, uint64_t* ret_records, uint64_t* ret_bytes);
+/** Drains a USER_RINGBUF: bpf_user_ringbuf_drain. At most 131072 samples, discarded ones included.
+ * @param fn     0: go on; anything else: stop, this sample is consumed and counted
+ * @param flags  RINGBUF_NO_WAKEUP: do not wake a producer that waits for room; RINGBUF_FORCE_WAKEUP: do so whatever happened
+ * @return samples consumed; -EBUSY it is being drained, by another thread or by the caller of this callback; -EINVAL unknown
+ * flags, not a USER_RINGBUF, producer_pos is not a multiple of 8, or a sample reaches beyond it; -E2BIG a sample is larger than
+ *         the ring or than 2^24 - 1 bytes. What was consumed before an error stays consumed; the bad sample is not skipped */
+int64_t ringbuf_drain(struct ringbuf_consumer* consumer, ringbuf_sample_fn fn, void* ctx, uint64_t flags);
 /** Skips everything up to producer_pos, e.g. after -EBADMSG.
  * @return bytes skipped (0 if a hostile producer has moved producer_pos back), or -EBUSY as above */
 int64_t ringbuf_consumer_reset(struct ringbuf_consumer* consumer);
@@ -207,10 +250,12 @@ int ringbuf_poller_epoll_fd(struct ringbuf_poller* poller);
 
 struct ringbuf_stats {
   uint64_t consumer_pos, producer_pos, pending_pos, overwrite_pos;
-  uint64_t lost[RINGBUF_LOST_REASONS]; /* failed reservations, by enum ringbuf_lost */
-  uint64_t records, bytes, wakeups;    /* consumed, ever; times that a sleeping consumer was woken */
-  uint64_t waiting;                    /* consumers asleep, plus epoll descriptors handed out */
-  uint32_t room_waiters, owner_tid;    /* producers asleep; who is inside reserve at this instant, 0 = nobody */
+  uint64_t lost[RINGBUF_LOST_REASONS];             /* failed reservations, by enum ringbuf_lost */
+  uint64_t records, bytes, wakeups;                /* consumed, ever; times that a sleeping consumer was woken */
+  uint64_t waiting;                                /* consumers asleep, plus epoll descriptors handed out */
+  uint32_t room_waiters, owner_tid;                /* producers asleep; who is inside reserve at this instant, 0 = nobody */
+  uint64_t overwritten_records, overwritten_bytes; /* overwrite mode: made room for others, consumed or not; payload bytes */
+  uint64_t missed_records, missed_bytes;           /* overwrite mode: of these, what consumers found gone */
 };
 /** Maps the ring for looking only. @return 0; -EACCES; -ENOMEM; -EDQUOT */
 int ringbuf_observer_attach(struct ringbuf_map* map, struct ringbuf_observer** ret_observer);
@@ -224,6 +269,11 @@ typedef int (*ringbuf_dump_fn)(void* ctx, uint64_t pos, uint32_t flags, uint32_t
  * copied and only shown if it was not overwritten meanwhile. Allocates the largest record's size.
  * @return records shown (of all kinds); the callback's negative value; -EBADMSG; -ENOMEM */
 int64_t ringbuf_observer_dump(struct ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx);
+
+/** Shows all records that the ring holds at one moment, oldest first, contiguous: in overwrite mode from overwrite_pos on,
+ * consumed or not, else from consumer_pos on; up to producer_pos as it was during the call. Safe beside producers at full speed.
+ * Allocates N bytes. @return as ringbuf_observer_dump; -EAGAIN producers went round the whole ring during each of 16 attempts */
+int64_t ringbuf_observer_snapshot(struct ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx);
 
 /** This attachment's own losses. @return 0 */
 int ringbuf_producer_lost(const struct ringbuf_producer* producer, uint64_t ret_lost[RINGBUF_LOST_REASONS]);

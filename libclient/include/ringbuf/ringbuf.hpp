@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 #include <tl/expected.hpp>
+#include <type_traits>
 #include <utility>
 
 #include "ringbuf/ringbuf.h"
@@ -219,6 +220,24 @@ class Consumer {
   }
   // A cheap look for loops that spin: false while there is nothing to consume and nobody waits for room.
   bool maybe_work() const { return ring_.maybe_work(); }
+  // f(data, size) -> int for each sample of a USER_RINGBUF: ringbuf_drain.
+  template <class F>
+  std::int64_t drain(F&& f, std::uint64_t flags = 0) {
+    using Callable = std::remove_reference_t<F>;
+    const auto call_it = [](void* ctx, void* data, std::size_t size) -> int {
+      return (*static_cast<Callable*>(ctx))(data, size);
+    };
+    return ringbuf_drain(handle_.get(), call_it, const_cast<void*>(static_cast<const void*>(std::addressof(f))), flags);
+  }
+  // Overwrite mode: what was overwritten before it could be delivered: ringbuf_consumer_missed.
+  struct Missed {
+    std::uint64_t records, bytes;
+  };
+  Missed missed() const {
+    Missed m{};
+    ringbuf_consumer_missed(handle_.get(), &m.records, &m.bytes);
+    return m;
+  }
   std::int64_t reset() { return ringbuf_consumer_reset(handle_.get()); }
   Expected<int> epoll_fd() { return detail::checked(ringbuf_consumer_epoll_fd(handle_.get())); }
   std::uint64_t query(std::uint64_t what) const { return ringbuf_consumer_query(handle_.get(), what); }
@@ -271,10 +290,28 @@ class Observer {
     ringbuf_observer_stats(handle_.get(), &s, sizeof s);
     return s;
   }
+  // f(pos, flags, slot, data, size) -> int for each record: ringbuf_observer_dump, ringbuf_observer_snapshot.
+  template <class F>
+  std::int64_t dump(F&& f) const {
+    return ringbuf_observer_dump(handle_.get(), show<std::remove_reference_t<F>>, address_of(f));
+  }
+  template <class F>
+  std::int64_t snapshot(F&& f) const {
+    return ringbuf_observer_snapshot(handle_.get(), show<std::remove_reference_t<F>>, address_of(f));
+  }
   ringbuf_observer* get() const { return handle_.get(); }
   explicit Observer(ringbuf_observer* handle) : handle_(handle) {}
 
  private:
+  template <class F>
+  static int show(void* ctx, std::uint64_t pos, std::uint32_t flags, std::uint32_t slot, const void* data, std::size_t size) {
+    return (*static_cast<F*>(ctx))(pos, flags, slot, data, size);
+  }
+  template <class F>
+  static void* address_of(F& f) {
+    return const_cast<void*>(static_cast<const void*>(std::addressof(f)));
+  }
+
   std::unique_ptr<ringbuf_observer, detail::Deleter<ringbuf_observer_free>> handle_;
 };
 
