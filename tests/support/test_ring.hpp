@@ -81,7 +81,8 @@ class TestRing {
   shm::Producer producer(std::uint32_t slot = 1) const { return shm::Producer(producer_view(slot)); }
   shm::Consumer consumer() { return shm::Consumer(consumer_view()); }
   shm::Ring ring() const { return shm::Ring(view_of(mapping_)); }
-  shm::Observer observer() const { return shm::Observer(view_of(mapping_)); }
+  shm::Observer observer() const { return observer(mapping_); }
+  shm::Observer observer(const Mapping& m) const { return shm::Observer(view_of(m)); }
 
   // The raw words, for tests that forge them while nobody else runs.
   ringbuf_consumer_page& consumer_page() const { return *mapping_.view().consumer_page; }
