@@ -43,7 +43,7 @@ untagged=$(grep -vE '// S[0-7]' <<<"$ops")
 
 # 3. Each sync point has a reading and a writing end.
 rmw='exchange|fetch_(add|sub|or|and)|compare_exchange'
-for tag in S1 S2 S3 S4 S5 S6; do
+for tag in S1 S2 S3 S4 S5 S6 S7; do
   tagged=$(grep -E "// .*\\b$tag\\b" <<<"$ops")
   grep -qE "\\.load\\(|$rmw" <<<"$tagged" || complain "$tag has no reading end in $ring"
   grep -qE "\\.store\\(|$rmw" <<<"$tagged" || complain "$tag has no writing end in $ring"
