@@ -199,6 +199,18 @@ void visitor_loop(Run& run, const Consumer& consumer, std::mutex& turn, Sleeper&
   }
 }
 
+// All that is there: consumes a ring, drains a user ring until another look finds nothing (libringbuf's ringbuf_drain makes the
+// epoll descriptor readable in that case).
+template <class F>
+void eat(const Consumer& consumer, F&& take) {
+  if (!consumer.user()) {
+    consumer.consume(take, INT32_MAX);
+    return;
+  }
+  do consumer.drain(take, 0);
+  while (consumer.ring().ready_at(consumer.ring().consumer_pos_own()));
+}
+
 // As an application's own loop around the epoll descriptor: it is counted as a sleeper for good, and looks only when told to.
 void own_loop(Run& run, const Consumer& consumer, std::mutex& turn, Sleeper& me) {
   pin(0);
@@ -207,7 +219,7 @@ void own_loop(Run& run, const Consumer& consumer, std::mutex& turn, Sleeper& me)
   while (!run.stop) {
     {
       std::lock_guard lock(turn);
-      consumer.consume(take, INT32_MAX);
+      eat(consumer, take);
     }
     if (!run.stop) next_event(me.fd(), me);
   }
@@ -335,7 +347,7 @@ class BareWaiter {
       const std::uint32_t seq = ring.room_seq();
       ring.set_need(producer_.slot(), shm::stride(size) | std::uint64_t{++turn_} << 32);
       if ((payload = producer_.reserve(size, 0, &test::uncounted))) break;
-      if (ring.producer_pos() + shm::stride(size) - ring.consumer_pos_total() <= ring.mask()) continue;
+      if (ring.producer_pos() + shm::stride(size) - ring.consumer_pos_total() <= ring.limit()) continue;
       me.going_to_sleep();
       shm::futex_wait(ring.room_futex(), seq, 3600ull * 1'000'000'000u);
       me.woke();
@@ -353,8 +365,8 @@ class BareWaiter {
 // Producers whose records never fit beside each other wait for room; the consumer sleeps in its own loop whenever it has emptied
 // the ring. All of them asleep at once, with nothing under way, is a loss: there is always something that one of them could do.
 template <class Reserve>
-void wait_for_room(Run& run, unsigned producers, Reserve reserve) {
-  TestRing ring(4096, producers);
+void wait_for_room(Run& run, unsigned producers, Reserve reserve, std::uint32_t map_type = shm::kTypeRingbuf) {
+  TestRing ring(4096, producers, 0, map_type);
   std::mutex turn;
   const Consumer consumer = ring.consumer();
   ring.ring().add_waiting();
@@ -407,7 +419,7 @@ void wait_for_room(Run& run, unsigned producers, Reserve reserve) {
     consumer.ring().bump_room_seq();
     shm::futex_wake_all(consumer.ring().room_futex());
     std::lock_guard lock(turn);
-    consumer.consume([](void*, std::size_t) { return 0; }, INT32_MAX);
+    eat(consumer, [](void*, std::size_t) { return 0; });
   }
   for (auto& t : threads) t.join();
   run.iterations = committed;
@@ -431,15 +443,24 @@ void room_bare(Run& run) {
   });
 }
 
+// A user ring: its producer waits for the drain to give bytes back, the drainer for samples.
+void drain(Run& run) {
+  wait_for_room(
+      run, 1,
+      [&run](const Producer& p) {
+        return [&run, waiter = BareWaiter(p)](std::uint64_t size, Sleeper& me) mutable {
+          return waiter.reserve(size, me, run.stop);
+        };
+      },
+      shm::kTypeUserRingbuf);
+}
+
 int main_of(const Options& options) {
   const struct {
     const char* name;
     void (*run)(Run&);
-  } scenarios[] = {{"poll", sleep_in_poll},
-                   {"own-loop", sleep_in_own_loop},
-                   {"two-managers", two_managers},
-                   {"room", room},
-                   {"room-bare", room_bare}};
+  } scenarios[] = {{"poll", sleep_in_poll}, {"own-loop", sleep_in_own_loop}, {"two-managers", two_managers},
+                   {"room", room},          {"room-bare", room_bare},        {"drain", drain}};
   for (const auto& s : scenarios) {
     if (options.scenario != s.name) continue;
     if (options.must_lose && std::thread::hardware_concurrency() < 2) {
@@ -453,7 +474,7 @@ int main_of(const Options& options) {
                 static_cast<unsigned long long>(run.losses), static_cast<double>(shm::now_ns() - begin) / 1e9);
     return (run.losses != 0) == options.must_lose ? 0 : 1;
   }
-  std::fputs("usage: wakeup_stress poll|own-loop|two-managers|room|room-bare [--must-lose]\n", stderr);
+  std::fputs("usage: wakeup_stress poll|own-loop|two-managers|room|room-bare|drain [--must-lose]\n", stderr);
   return 2;
 }
 

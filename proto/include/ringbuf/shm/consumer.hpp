@@ -30,6 +30,7 @@ class Consumer {
         user_(v.map_type == kTypeUserRingbuf) {}
 
   const Ring& ring() const { return ring_; }
+  bool user() const { return user_; }
   // A cheap look, for callers that spin: false if consume would find nothing to do.
   bool maybe_work() const { return ring_.producer_pos() != ring_.consumer_pos_own() || ring_.room_waiters() != 0; }
 
