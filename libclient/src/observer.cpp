@@ -31,7 +31,7 @@ int ringbuf_observer_stats(ringbuf_observer* observer, ringbuf_stats* ret_stats,
   ringbuf_stats s{};
   s.consumer_pos = ring.consumer_pos();  // before producer_pos, so that the difference is never negative
   s.pending_pos = ring.pending_pos();
-  const shm::Ring::Overwritten overwritten = ring.overwritten();
+  const ringbuf_overwritten overwritten = ring.overwritten();
   s.overwrite_pos = overwritten.pos;
   s.overwritten_records = overwritten.records;
   s.overwritten_bytes = overwritten.bytes;

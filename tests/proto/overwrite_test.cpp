@@ -148,7 +148,7 @@ TEST_F(OverwriteTest, ALappedConsumerGoesOnAtTheOldestAndIsToldWhatItMissed) {
   EXPECT_EQ(ring_.ring().missed_bytes(), 33u * 56);
   EXPECT_EQ(ring_.ring().records(), 67u);
   EXPECT_EQ(ring_.ring().consumer_pos(), 6400u);
-  const Ring::Overwritten o = ring_.ring().overwritten();
+  const ringbuf_overwritten o = ring_.ring().overwritten();
   EXPECT_EQ(o.pos, 37u * 64);
   EXPECT_EQ(o.records, 37u);
   EXPECT_EQ(o.bytes, 37u * 56);

@@ -82,6 +82,13 @@ struct ringbuf_consumer_page {
   uint64_t pad3[3];
 };
 
+/* What lies before `pos`, a value of overwrite_pos: records without discarded ones, and their payload bytes. */
+struct ringbuf_overwritten {
+  uint64_t pos;
+  uint64_t records;
+  uint64_t bytes;
+};
+
 /* Written by producers; consumers read it racily and never trust it. */
 struct ringbuf_producer_page {
   uint64_t producer_pos;  /* +0, as in the kernel */
@@ -90,10 +97,8 @@ struct ringbuf_producer_page {
   uint64_t pad0[5];
   uint64_t owner;      /* +64: who is inside reserve: low half its thread id (a futex word), high half its slot; 0 = nobody */
   uint64_t cached_pos; /* +72: the newest consumer_pos that a producer has seen, or overwrite_pos; belongs to the owner */
-  uint64_t overwritten_records; /* +80: overwrite mode: records before cached_pos, without discarded ones */
-  uint64_t overwritten_bytes;   /* +88: payload bytes of these */
-  uint64_t pad1[4];
-  uint64_t lost[RINGBUF_LOST_REASONS]; /* +128: reservations that failed, by reason */
+  struct ringbuf_overwritten overwritten[2]; /* +80: overwrite mode: of overwrite_pos, and of the one before or after it */
+  uint64_t lost[RINGBUF_LOST_REASONS];       /* +128: reservations that failed, by reason */
   uint64_t pad2[4];
   uint32_t room_waiters; /* +192: threads that wait for room; may be too high after a death, never too low */
   uint32_t slot_limit;   /* +196: one more than the highest slot that was ever used; only grows */

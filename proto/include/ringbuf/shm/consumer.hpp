@@ -179,7 +179,7 @@ class Consumer {
     // Lapped: goes on at the oldest record that is left. What lies between was missed, but for what was delivered of it.
     void skip_overwritten() {
       const Ring& ring = consumer.ring_;
-      const Ring::Overwritten o = ring.overwritten();  // untrusted: read once
+      const ringbuf_overwritten o = ring.overwritten();  // untrusted: read once
       const auto more = [](std::uint64_t all, std::uint64_t known) { return Ring::is_before(known, all) ? all - known : 0; };
       ring.count_missed(more(o.records, ring.records() + records + ring.missed_records()),
                         more(o.bytes, ring.bytes() + bytes + ring.missed_bytes()));

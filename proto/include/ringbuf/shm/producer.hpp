@@ -194,6 +194,7 @@ class Producer {
       bytes += size;
     }
     ring_.publish_overwrite_pos(pos, records, bytes);
+    ring_.set_cached_pos(pos);
   }
 
   // Takes the cache lines that the next reservations will write, a block at a time and beside each other. The consumer has read

@@ -190,28 +190,34 @@ class Ring {
     return !is_before(pos, oldest_after_copy());
 #endif
   }
-  // By the owner, before it touches the bytes before `pos`. `records` and `bytes` more are lost with them.
+  // By the owner, before it touches the bytes before `pos`. `records` and `bytes` more are lost with them. The counts go to the
+  // entry that is not overwrite_pos' own, so that a reader finds those of what it has seen, wherever the owner is stopped.
   void publish_overwrite_pos(std::uint64_t pos, std::uint64_t records, std::uint64_t bytes) const {
-    ref(p_->overwrite_pos).store(pos, std::memory_order_relaxed);  // S7
-    copy_fence(std::memory_order_release);                         // S7
-    add(p_->overwritten_records, records);
-    add(p_->overwritten_bytes, bytes);
-    ref(p_->cached_pos).store(pos, std::memory_order_release);  // S7
+    const std::uint64_t before = overwrite_pos();
+    const bool first = ref(p_->overwritten[0].pos).load(std::memory_order_relaxed) == before;  // S5
+    const ringbuf_overwritten& from = p_->overwritten[first ? 0 : 1];
+    ringbuf_overwritten& to = p_->overwritten[first ? 1 : 0];
+    ref(to.pos).store(pos, std::memory_order_relaxed);                         // S7
+    copy_fence(std::memory_order_release);                                     // S7
+    ref(to.records).store(from.records + records, std::memory_order_relaxed);  // S7
+    ref(to.bytes).store(from.bytes + bytes, std::memory_order_relaxed);        // S7
+    ref(p_->overwrite_pos).store(pos, std::memory_order_release);              // S7
+    copy_fence(std::memory_order_release);                                     // S7
   }
-  struct Overwritten {
-    std::uint64_t pos, records, bytes;
-  };
-  // overwrite_pos with the counts that belong to it; while producers are at it, the counts may be of a moment later.
-  Overwritten overwritten() const {
-    Overwritten o;
-    for (unsigned tries = 0;; ++tries) {
+  // overwrite_pos and what lies before it. Counts that do not belong to it only if producers never stop interfering.
+  ringbuf_overwritten overwritten() const {
+    ringbuf_overwritten o{};
+    for (unsigned tries = 0; tries < 64; ++tries) {
       o.pos = overwrite_pos();
-      const bool counted = ref(p_->cached_pos).load(std::memory_order_acquire) == o.pos;  // S7
-      o.records = ref(p_->overwritten_records).load(std::memory_order_relaxed);           // S7
-      o.bytes = ref(p_->overwritten_bytes).load(std::memory_order_relaxed);               // S7
-      copy_fence(std::memory_order_acquire);                                              // S7
-      if ((counted && overwrite_pos() == o.pos) || tries == 64) return o;
+      for (ringbuf_overwritten& e : p_->overwritten) {
+        if (ref(e.pos).load(std::memory_order_acquire) != o.pos) continue;  // S7
+        o.records = ref(e.records).load(std::memory_order_relaxed);         // S7
+        o.bytes = ref(e.bytes).load(std::memory_order_relaxed);             // S7
+        copy_fence(std::memory_order_acquire);                              // S7
+        if (ref(e.pos).load(std::memory_order_relaxed) == o.pos) return o;  // S7
+      }
     }
+    return o;
   }
   // Copies bytes that a producer may be writing meanwhile; S7 throws a torn copy away. Not memcpy under TSan, which intercepts
   // it.
