@@ -7,7 +7,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config
   libboost-dev libspdlog-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libexpected-dev
   libgtest-dev libbenchmark-dev
-  jq
+  jq spin
 )
 
 fail() {
