@@ -81,7 +81,7 @@ Answer<unsigned> grant(const Map& map, const Peer& peer, unsigned wanted) {
 Answer<Payload> token_reply(const Call& call, const std::shared_ptr<Map>& map, unsigned rights) {
   auto fd = call.table.issue_token(map, rights, call.client.peer);
   if (!fd) return tl::unexpected(fd.error());
-  Payload out = reply(ringbuf_map_id_reply{map->id, rights});
+  Payload out = reply(ringbuf_map_id_reply{map->id, rights, map->spec.ring.map_type, 0});
   out.fds.push_back(std::move(*fd));
   return out;
 }

@@ -113,4 +113,28 @@ ringbuf_view Mapping::view() const {
   return v;
 }
 
+struct FileMapping::Region {
+  bip::mapped_region region;
+};
+
+FileMapping::FileMapping() = default;
+FileMapping::FileMapping(FileMapping&&) noexcept = default;
+FileMapping& FileMapping::operator=(FileMapping&&) noexcept = default;
+FileMapping::~FileMapping() = default;
+
+Result<FileMapping> FileMapping::map(int fd, std::uint64_t size, Mapping::Access access) {
+  if (size == 0 || !has_size(fd, size)) return fail(EINVAL, "check the size of a table's memory");
+  const auto mode = mode_of(access);
+  FileMapping m;
+  try {
+    m.region_ = std::make_unique<Region>(Region{bip::mapped_region(MemoryMappable(fd, mode), mode, 0, size)});
+  } catch (const bip::interprocess_exception& e) {
+    return fail(e.get_native_error() ? e.get_native_error() : EINVAL, "map a table's memory");
+  } catch (const std::bad_alloc&) {
+    return fail(ENOMEM, "map a table's memory");
+  }
+  m.base_ = m.region_->region.get_address();
+  return m;
+}
+
 }  // namespace ringbuf

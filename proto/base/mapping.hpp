@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Maps the two memory files of a ring into one contiguous view with the data twice (abi/shm.h). The only user of
-// Boost.Interprocess. Thread-safe.
+// Maps the two memory files of a ring into one contiguous view with the data twice (abi/shm.h), and the one file of a map of
+// maps. The only user of Boost.Interprocess. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,25 @@ class Mapping {
   std::unique_ptr<Regions> regions_;
   unsigned char* base_ = nullptr;
   shm::Layout layout_{};
+};
+
+// One file, anywhere: the table of a map of maps.
+class FileMapping {
+ public:
+  // The descriptor may be closed afterwards. EINVAL: the file is not of this size.
+  static Result<FileMapping> map(int fd, std::uint64_t size, Mapping::Access access);
+
+  FileMapping();
+  FileMapping(FileMapping&&) noexcept;
+  FileMapping& operator=(FileMapping&&) noexcept;
+  ~FileMapping();
+
+  void* base() const { return base_; }
+
+ private:
+  struct Region;
+  std::unique_ptr<Region> region_;
+  void* base_ = nullptr;
 };
 
 }  // namespace ringbuf

@@ -10,6 +10,8 @@
 
 #include <string>
 
+#include "ringbuf/abi/wire.h"
+
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -17,6 +19,7 @@
 namespace ringbuf::shm {
 namespace {
 
+constexpr std::uint32_t kNoPrealloc = 1u << 0;  // BPF_F_NO_PREALLOC
 constexpr std::uint32_t kAnyNode = UINT32_MAX;
 
 bool node_exists(std::uint32_t node) {
@@ -27,11 +30,11 @@ bool node_exists(std::uint32_t node) {
 // While it lives, pages that this thread allocates come from `node` if possible.
 class PreferNode {
  public:
-  explicit PreferNode(const RingSpec& spec) {
-    if (!(spec.map_flags & kFlagNumaNode) || spec.numa_node >= kMaxNodes) return;  // kAnyNode, too
+  PreferNode(std::uint32_t map_flags, std::uint32_t node) {
+    if (!(map_flags & kFlagNumaNode) || node >= kMaxNodes) return;  // kAnyNode, too
     if (::syscall(SYS_get_mempolicy, &mode_, before_, kMaxNodes, nullptr, 0) < 0) return;
     Nodes nodes{};
-    nodes[spec.numa_node / kBits] = 1ul << (spec.numa_node % kBits);
+    nodes[node / kBits] = 1ul << (node % kBits);
     on_ = ::syscall(SYS_set_mempolicy, MPOL_PREFERRED, nodes, kMaxNodes) == 0;
   }
   PreferNode(const PreferNode&) = delete;
@@ -61,7 +64,7 @@ Result<UniqueFd> sealed_memfd(const char* name, std::uint64_t size, std::uint64_
   if (!fd) return fd;
   if (::ftruncate(fd->get(), static_cast<off_t>(size)) < 0) return fail_errno("size a memory file");
   if (::fallocate(fd->get(), 0, static_cast<off_t>(filled_from), static_cast<off_t>(size - filled_from)) < 0)
-    return fail(errno == ENOSPC ? ENOMEM : errno, "allocate a ring's memory");
+    return fail(errno == ENOSPC ? ENOMEM : errno, "allocate a map's memory");
   // Another uid that is given a read-only descriptor must not reopen it for writing.
   if (::fchmod(fd->get(), 0400) < 0) return fail_errno("protect a memory file");
   if (::fcntl(fd->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) return fail_errno("seal a memory file");
@@ -97,7 +100,7 @@ Result<RingMemory> create_ring(const RingSpec& spec) {
   if (const char* wrong = spec_error(spec)) return fail(EINVAL, wrong);
   RingMemory ring;
   ring.layout = Layout{page_size(), spec.max_entries};
-  const PreferNode node(spec);
+  const PreferNode node(spec.map_flags, spec.numa_node);
   auto c = sealed_memfd("ringbuf:c", ring.layout.c_size(), 0);
   if (!c) return tl::unexpected(c.error());
   // Slots are touched one by one as producers come; the rest is needed by the first lap.
@@ -117,6 +120,44 @@ Result<RingMemory> create_ring(const RingSpec& spec) {
   ring.c = std::move(*c);
   ring.p = std::move(*p);
   return ring;
+}
+
+std::uint64_t outer_file_size(const OuterLayout& layout) { return (layout.size() + page_size() - 1) / page_size() * page_size(); }
+
+const char* spec_error(const OuterSpec& spec) {
+  const bool hash = spec.map_type == kHashOfMaps;
+  if (!hash && spec.map_type != kArrayOfMaps)
+    return "map_type must be 12 (BPF_MAP_TYPE_ARRAY_OF_MAPS) or 13 (BPF_MAP_TYPE_HASH_OF_MAPS)";
+  if (!hash && (spec.map_flags & ~kFlagNumaNode)) return "map_flags of an array of maps may hold only BPF_F_NUMA_NODE (0x4)";
+  if (spec.map_flags & ~(kFlagNumaNode | kNoPrealloc))
+    return "map_flags of a hash of maps may hold only BPF_F_NO_PREALLOC (0x1) and BPF_F_NUMA_NODE (0x4)";
+  if (!hash && spec.key_size != 4) return "key_size of an array of maps must be 4";
+  if (spec.key_size == 0) return "key_size of a hash of maps must not be 0";
+  if (spec.max_entries == 0) return "max_entries must not be 0";
+  if ((spec.map_flags & kFlagNumaNode) && spec.numa_node != kAnyNode && !node_exists(spec.numa_node))
+    return "numa_node does not exist";
+  return nullptr;
+}
+
+Result<UniqueFd> create_outer(const OuterSpec& spec) {
+  if (const char* wrong = spec_error(spec)) return fail(EINVAL, wrong);
+  if (spec.key_size > RINGBUF_MAX_KEY_SIZE || spec.max_entries > RINGBUF_MAX_ELEMENTS)
+    return fail(E2BIG, "make a table that large");
+  const PreferNode node(spec.map_flags, spec.numa_node);
+  const OuterLayout layout = spec.layout();
+  auto fd = sealed_memfd("ringbuf:o", outer_file_size(layout), 0);
+  if (!fd) return fd;
+  ringbuf_outer_header h{};
+  h.magic = RINGBUF_OUTER_MAGIC;
+  h.version = RINGBUF_SHM_VERSION;
+  h.map_type = spec.map_type;
+  h.key_size = spec.key_size;
+  h.max_entries = spec.max_entries;
+  h.slots = layout.slots();
+  h.stride = layout.stride();
+  h.inner_map_type = spec.inner_map_type;
+  if (::pwrite(fd->get(), &h, sizeof h, 0) != static_cast<ssize_t>(sizeof h)) return fail(ENOMEM, "write a table's header");
+  return fd;
 }
 
 Result<UniqueFd> reopen_read_only(int fd) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Makes the memory of a new ring: two sealed, filled memfds. Used by the daemon and, for embedded rings, by libringbuf.
+// Makes the memory of a new ring: two sealed, filled memfds; or of a new map of maps: one. Used by the daemon and, for embedded
+// rings, by libringbuf.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 #include "ringbuf/shm/geometry.hpp"
+#include "ringbuf/shm/outer.hpp"
 
 namespace ringbuf::shm {
 
@@ -35,6 +37,26 @@ RingSpec normal(RingSpec spec);
 
 // EINVAL as spec_error; ENOMEM, EMFILE. The memory is allocated now, as the kernel does, so that no user of it meets SIGBUS.
 Result<RingMemory> create_ring(const RingSpec& spec);
+
+struct OuterSpec {
+  std::uint32_t map_type = 0;  // kArrayOfMaps or kHashOfMaps
+  std::uint32_t key_size = 0;
+  std::uint32_t max_entries = 0;
+  std::uint32_t map_flags = 0;
+  std::uint32_t numa_node = 0;
+  std::uint32_t inner_map_type = 0;
+
+  OuterLayout layout() const { return {map_type, key_size, max_entries}; }
+};
+
+// Bytes of the table's file: whole pages.
+std::uint64_t outer_file_size(const OuterLayout& layout);
+
+// What is wrong with the spec, as a sentence, or nullptr: EINVAL in the kernel. What is merely too large for us is not looked at.
+const char* spec_error(const OuterSpec& spec);
+
+// The empty table, read-write. EINVAL as spec_error, E2BIG beyond RINGBUF_MAX_KEY_SIZE or _ELEMENTS; ENOMEM, EMFILE.
+Result<UniqueFd> create_outer(const OuterSpec& spec);
 
 // A second descriptor of the same memory, without the right to write. ENOENT: /proc is not mounted.
 Result<UniqueFd> reopen_read_only(int fd);

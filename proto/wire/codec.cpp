@@ -111,9 +111,25 @@ Result<void> encode_path(std::string_view path, char (&field)[RINGBUF_PATH_LEN])
 }
 
 const char* command_name(unsigned cmd) {
-  constexpr std::array kNames{"?",       "HELLO",   "MAP_CREATE", "MAP_GET_NEXT_ID",    "MAP_GET_FD_BY_ID", "MAP_GET_FD_BY_NAME",
-                              "OBJ_PIN", "OBJ_GET", "OBJ_UNPIN",  "OBJ_GET_INFO_BY_FD", "OBJ_GET_PIN",      "MAP_GET_ATTACHMENT",
-                              "ATTACH",  "DETACH"};
+  constexpr std::array kNames{"?",
+                              "HELLO",
+                              "MAP_CREATE",
+                              "MAP_GET_NEXT_ID",
+                              "MAP_GET_FD_BY_ID",
+                              "MAP_GET_FD_BY_NAME",
+                              "OBJ_PIN",
+                              "OBJ_GET",
+                              "OBJ_UNPIN",
+                              "OBJ_GET_INFO_BY_FD",
+                              "OBJ_GET_PIN",
+                              "MAP_GET_ATTACHMENT",
+                              "ATTACH",
+                              "DETACH",
+                              "MAP_LOOKUP_ELEM",
+                              "MAP_UPDATE_ELEM",
+                              "MAP_DELETE_ELEM",
+                              "MAP_GET_NEXT_KEY",
+                              "MAP_GET_FD_BY_KEY"};
   return cmd < kNames.size() ? kNames[cmd] : "?";
 }
 
@@ -127,7 +143,15 @@ const char* lost_name(unsigned reason) {
   return reason < kNames.size() ? kNames[reason] : "?";
 }
 
-const char* map_type_name(unsigned type) { return type == 27 ? "ringbuf" : "?"; }
+const char* map_type_name(unsigned type) {
+  switch (type) {  // as bpftool
+    case 12: return "array_of_maps";
+    case 13: return "hash_of_maps";
+    case 27: return "ringbuf";
+    case 31: return "user_ringbuf";
+    default: return "?";
+  }
+}
 
 std::string rights_name(unsigned rights) {
   constexpr std::array kNames{"observe", "produce", "consume", "manage"};

@@ -73,7 +73,11 @@ TYPED_TEST(Struct, AnUnknownTailMustBeZero) {
 TEST(Codec, StructsHaveNoPaddingAndFixedSizes) {
   EXPECT_EQ(sizeof(ringbuf_wire_hdr), 16u);
   EXPECT_EQ(sizeof(ringbuf_map_create_req), 56u);
-  EXPECT_EQ(sizeof(ringbuf_map_info), 88u);
+  EXPECT_EQ(sizeof(ringbuf_map_info), 96u);
+  EXPECT_EQ(sizeof(ringbuf_map_id_reply), 16u);
+  EXPECT_EQ(sizeof(ringbuf_elem_req), 528u);
+  EXPECT_EQ(sizeof(ringbuf_elem_reply), 24u);
+  EXPECT_EQ(sizeof(ringbuf_key_reply), 520u);
   EXPECT_EQ(sizeof(ringbuf_path_req), 264u);
   EXPECT_EQ(sizeof(ringbuf_attach_reply), 40u);
 }
@@ -223,6 +227,11 @@ TEST(CodecNames, CodesHaveTheNamesOfTheAbi) {
   EXPECT_STREQ(command_name(RINGBUF_MAP_GET_ATTACHMENT), "MAP_GET_ATTACHMENT");
   EXPECT_STREQ(command_name(RINGBUF_ATTACH), "ATTACH");
   EXPECT_STREQ(command_name(RINGBUF_DETACH), "DETACH");
+  EXPECT_STREQ(command_name(RINGBUF_MAP_LOOKUP_ELEM), "MAP_LOOKUP_ELEM");
+  EXPECT_STREQ(command_name(RINGBUF_MAP_UPDATE_ELEM), "MAP_UPDATE_ELEM");
+  EXPECT_STREQ(command_name(RINGBUF_MAP_DELETE_ELEM), "MAP_DELETE_ELEM");
+  EXPECT_STREQ(command_name(RINGBUF_MAP_GET_NEXT_KEY), "MAP_GET_NEXT_KEY");
+  EXPECT_STREQ(command_name(RINGBUF_MAP_GET_FD_BY_KEY), "MAP_GET_FD_BY_KEY");
   EXPECT_STREQ(role_name(RINGBUF_PRODUCER), "producer");
   EXPECT_STREQ(role_name(RINGBUF_CONSUMER), "consumer");
   EXPECT_STREQ(role_name(RINGBUF_OBSERVER), "observer");
@@ -230,7 +239,10 @@ TEST(CodecNames, CodesHaveTheNamesOfTheAbi) {
   EXPECT_STREQ(lost_name(RINGBUF_LOST_TOO_BIG), "too_big");
   EXPECT_STREQ(lost_name(RINGBUF_LOST_BUSY), "busy");
   EXPECT_STREQ(lost_name(RINGBUF_LOST_LOCK), "lock");
+  EXPECT_STREQ(map_type_name(12), "array_of_maps");
+  EXPECT_STREQ(map_type_name(13), "hash_of_maps");
   EXPECT_STREQ(map_type_name(27), "ringbuf");
+  EXPECT_STREQ(map_type_name(31), "user_ringbuf");
   for (const unsigned code : {100u, UINT32_MAX}) {
     EXPECT_STREQ(command_name(code), "?");
     EXPECT_STREQ(role_name(code), "?");

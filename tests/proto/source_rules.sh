@@ -38,12 +38,12 @@ found=$(matches 'memory_order|__atomic_|__sync_|atomic_(thread|signal)_fence|std
 # 2. In ring.hpp each atomic operation carries its tag; the test-only weakened variants are none of it.
 ops=$(awk '/^#if.*RINGBUF_TEST_WEAKEN/ {skip = 1} /^#(else|endif)/ {skip = 0}
            !skip && /memory_order|atomic_(thread|signal)_fence/ {print NR ": " $0}' "$ring")
-untagged=$(grep -vE '// S[0-7]' <<<"$ops")
-[ -z "$untagged" ] || complain "an atomic operation without its sync point's tag (// S0 .. // S7)" "$untagged"
+untagged=$(grep -vE '// S[0-8]' <<<"$ops")
+[ -z "$untagged" ] || complain "an atomic operation without its sync point's tag (// S0 .. // S8)" "$untagged"
 
 # 3. Each sync point has a reading and a writing end.
 rmw='exchange|fetch_(add|sub|or|and)|compare_exchange'
-for tag in S1 S2 S3 S4 S5 S6 S7; do
+for tag in S1 S2 S3 S4 S5 S6 S7 S8; do
   tagged=$(grep -E "// .*\\b$tag\\b" <<<"$ops")
   grep -qE "\\.load\\(|$rmw" <<<"$tagged" || complain "$tag has no reading end in $ring"
   grep -qE "\\.store\\(|$rmw" <<<"$tagged" || complain "$tag has no writing end in $ring"

@@ -133,6 +133,42 @@ struct ringbuf_shm_header {
 /* ring_flags: properties of the shared memory, never a kernel flag bit. */
 #define RINGBUF_F_SINGLE_PRODUCER (1u << 0) /* one producer attachment, one thread at a time: no owner word; any USER_RINGBUF */
 
+/*
+ * The table of a map of maps: one file, written by the daemon only and given out read-only.
+ *
+ *   0         64
+ *   [ header ][ element 0 ][ element 1 ] ...                                  `slots` elements of `stride` bytes
+ *
+ *   ARRAY_OF_MAPS  [ word ]                        element i is index i; slots = max_entries
+ *   HASH_OF_MAPS   [ word ][ key, zeros up to 8 ]  open addressing; slots = a power of two, at least 2 * max_entries
+ *
+ *    63                 32 31                  0
+ *   +---------------------+---------------------+
+ *   |     generation      |    inner map id     |   one 64-bit word: an update is one store
+ *   +---------------------+---------------------+
+ *
+ * 0: never used; a search ends here. id 0: nothing there (deleted); a search goes on behind it. The generation is new with each
+ * change of any element, so that no word comes back.
+ *
+ * Where a key is searched: from slot (h ^ (h >> 32)) & (slots - 1) on, upwards and round the end; h is FNV-1a, 64 bits, of the
+ * key_size bytes. A reader loads the word, compares the key and loads the word again: only if it is the same was the key its.
+ */
+struct ringbuf_outer_header { /* written once, at creation */
+  uint32_t magic;             /* RINGBUF_OUTER_MAGIC */
+  uint32_t version;           /* RINGBUF_SHM_VERSION */
+  uint32_t map_type;
+  uint32_t key_size;
+  uint32_t max_entries;
+  uint32_t slots;
+  uint32_t stride;         /* bytes from one element to the next: 8, or 8 + key_size rounded up to 8 */
+  uint32_t inner_map_type; /* of all inner maps */
+  uint64_t pad[4];
+};
+
+#define RINGBUF_OUTER_MAGIC 0x6f756272u /* "rbuo", little endian */
+#define RINGBUF_FNV_OFFSET 0xcbf29ce484222325ull
+#define RINGBUF_FNV_PRIME 0x100000001b3ull
+
 /* How one process sees a ring that it has mapped. Not shared memory: filled in by libringbuf for its inline callers. */
 struct ringbuf_view {
   uint32_t size; /* of this struct, as the library was built */

@@ -23,13 +23,15 @@ extern "C" {
 #define RINGBUF_WIRE_VERSION 1u
 #define RINGBUF_WIRE_MAX 4096u
 #define RINGBUF_WIRE_MAX_FDS 8u
-#define RINGBUF_NAME_LEN 16u  /* BPF_OBJ_NAME_LEN: 15 characters and a NUL */
-#define RINGBUF_PATH_LEN 256u /* pin paths: 255 bytes and a NUL */
+#define RINGBUF_NAME_LEN 16u        /* BPF_OBJ_NAME_LEN: 15 characters and a NUL */
+#define RINGBUF_PATH_LEN 256u       /* pin paths: 255 bytes and a NUL */
+#define RINGBUF_MAX_KEY_SIZE 512u   /* of a HASH_OF_MAPS; the kernel takes longer keys */
+#define RINGBUF_MAX_ELEMENTS 65536u /* max_entries of a map of maps; the kernel takes more */
 
 /* Commands carry bpf(2)'s names where bpf(2) has them.          fds in a request -> fds in its reply */
 enum ringbuf_cmd {
   RINGBUF_HELLO = 1,               /* first on each session     - -> -                                 */
-  RINGBUF_MAP_CREATE = 2,          /*                           - -> token                             */
+  RINGBUF_MAP_CREATE = 2,          /* maps of maps: inner token; else - -> token                       */
   RINGBUF_MAP_GET_NEXT_ID = 3,     /*                           - -> -                                 */
   RINGBUF_MAP_GET_FD_BY_ID = 4,    /*                           - -> token                             */
   RINGBUF_MAP_GET_FD_BY_NAME = 5,  /* ours                      - -> token                             */
@@ -39,8 +41,13 @@ enum ringbuf_cmd {
   RINGBUF_OBJ_GET_INFO_BY_FD = 9,  /*                       token -> -                                 */
   RINGBUF_OBJ_GET_PIN = 10,        /* ours: nth pin path    token -> -                                 */
   RINGBUF_MAP_GET_ATTACHMENT = 11, /* ours: nth attachment  token -> -                                 */
-  RINGBUF_ATTACH = 12,             /* ours: mmap(2)         token -> C, P [, signal or wait]           */
-  RINGBUF_DETACH = 13              /* ours: munmap(2)           - -> -                                 */
+  RINGBUF_ATTACH = 12,             /* ours: mmap(2)         token -> C, P [, signal or wait]; or table */
+  RINGBUF_DETACH = 13,             /* ours: munmap(2)           - -> -                                 */
+  RINGBUF_MAP_LOOKUP_ELEM = 14,    /*                       token -> -                                 */
+  RINGBUF_MAP_UPDATE_ELEM = 15,    /*          token, inner token -> -                                 */
+  RINGBUF_MAP_DELETE_ELEM = 16,    /*                       token -> -                                 */
+  RINGBUF_MAP_GET_NEXT_KEY = 17,   /*                       token -> -                                 */
+  RINGBUF_MAP_GET_FD_BY_KEY = 18   /* ours                  token -> inner token                       */
 };
 
 /* Rights that a token carries. By the map's mode, for the class of the caller (owner, group, other): r gives OBSERVE, w gives
@@ -74,7 +81,7 @@ struct ringbuf_map_create_req {
   uint32_t map_type; /* BPF_MAP_TYPE_* */
   uint32_t key_size;
   uint32_t value_size;
-  uint32_t max_entries; /* bytes of data */
+  uint32_t max_entries; /* rings: bytes of data; maps of maps: elements */
   uint32_t map_flags;   /* BPF_F_* */
   uint32_t numa_node;   /* with BPF_F_NUMA_NODE */
   uint64_t map_extra;
@@ -85,6 +92,8 @@ struct ringbuf_map_create_req {
 struct ringbuf_map_id_reply { /* every command that answers with a token */
   uint32_t id;
   uint32_t rights; /* that the token carries */
+  uint32_t map_type;
+  uint32_t key_size;
 };
 
 struct ringbuf_next_id_req {
@@ -139,6 +148,8 @@ struct ringbuf_map_info { /* OBJ_GET_INFO_BY_FD takes an empty struct */
   uint32_t consumers;
   uint32_t observers;
   uint32_t pins;
+  uint32_t references; /* elements of maps of maps that hold this map */
+  uint32_t elements;   /* maps of maps: how many are in use */
 };
 
 enum ringbuf_role { RINGBUF_PRODUCER = 1, RINGBUF_CONSUMER = 2, RINGBUF_OBSERVER = 3 };
@@ -170,6 +181,25 @@ struct ringbuf_attach_reply {
 struct ringbuf_detach_req {
   uint32_t attachment;
   uint32_t reserved;
+};
+
+struct ringbuf_elem_req {                  /* MAP_LOOKUP_ELEM, _UPDATE_ELEM, _DELETE_ELEM, _GET_NEXT_KEY, _GET_FD_BY_KEY */
+  uint64_t flags;                          /* MAP_UPDATE_ELEM: BPF_ANY, BPF_NOEXIST, BPF_EXIST; else 0 */
+  uint32_t rights;                         /* MAP_GET_FD_BY_KEY: wanted, 0 = all that may be had; else 0 */
+  uint32_t key_size;                       /* the map's; MAP_GET_NEXT_KEY: 0 asks for the first key */
+  unsigned char key[RINGBUF_MAX_KEY_SIZE]; /* zeros behind it */
+};
+struct ringbuf_elem_reply { /* MAP_LOOKUP_ELEM, MAP_GET_FD_BY_KEY: of the inner map; begins as ringbuf_map_id_reply */
+  uint32_t id;
+  uint32_t rights; /* that the token carries; MAP_LOOKUP_ELEM: that it could */
+  uint32_t map_type;
+  uint32_t key_size;
+  uint64_t word; /* what stands in the table now */
+};
+struct ringbuf_key_reply { /* MAP_GET_NEXT_KEY */
+  uint32_t key_size;
+  uint32_t reserved;
+  unsigned char key[RINGBUF_MAX_KEY_SIZE];
 };
 
 #ifdef __cplusplus

@@ -21,6 +21,7 @@
 //               consumer: exchange consumer_pos, load the needs
 //   S7 copy     producer: overwrite_pos, release fence, the bytes          else a torn record is believed
 //               reader: the bytes, acquire fence, overwrite_pos (not in overwrite mode: consumer_pos)
+//   S8 element  element's word release  ->  reader's acquire               else a key is taken for another's map
 //   S0 hint     no order needed: a value that only its writer or a statistic depends on
 #pragma once
 
@@ -300,6 +301,20 @@ class Ring {
   std::uint64_t mask_ = 0;
   std::uint64_t limit_ = 0;
   bool overwrite_ = false;
+};
+
+// The words of a map of maps' table (S8): 64-bit, 8-aligned, one writer. Words of keys are ordered as well, so that who has seen
+// any part of a new key also sees that the word in front of it is no longer the old one's.
+struct ElementWord {
+  static std::uint64_t load(const std::uint64_t* at) { return ref(at).load(std::memory_order_acquire); }              // S8
+  static void store(std::uint64_t* at, std::uint64_t word) { ref(at).store(word, std::memory_order_release); }        // S8
+  static std::uint64_t load_key(const std::uint64_t* at) { return ref(at).load(std::memory_order_acquire); }          // S8
+  static void store_key(std::uint64_t* at, std::uint64_t bytes) { ref(at).store(bytes, std::memory_order_release); }  // S8
+
+ private:
+  static std::atomic_ref<std::uint64_t> ref(const std::uint64_t* at) {
+    return std::atomic_ref<std::uint64_t>(*const_cast<std::uint64_t*>(at));
+  }
 };
 
 }  // namespace ringbuf::shm
