@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 
 namespace ringbuf::daemon {
 namespace {
@@ -16,6 +17,7 @@ struct Call {
   Client& client;
   wire::Bytes body;
   const Token* token;  // of commands that take one
+  const Token* inner;  // the second one, or the first of those that need none; null: not sent
 };
 
 template <class T>
@@ -81,7 +83,7 @@ Answer<unsigned> grant(const Map& map, const Peer& peer, unsigned wanted) {
 Answer<Payload> token_reply(const Call& call, const std::shared_ptr<Map>& map, unsigned rights) {
   auto fd = call.table.issue_token(map, rights, call.client.peer);
   if (!fd) return tl::unexpected(fd.error());
-  Payload out = reply(ringbuf_map_id_reply{map->id, rights, map->spec.ring.map_type, 0});
+  Payload out = reply(ringbuf_map_id_reply{map->id, rights, map->spec.ring.map_type, map->spec.key_size});
   out.fds.push_back(std::move(*fd));
   return out;
 }
@@ -106,8 +108,10 @@ std::string creation_error(const ringbuf_map_create_req& req, const shm::RingSpe
         "BPF_F_RB_OVERWRITE (0x80000) may be set",
         req.map_flags);
   if (req.map_type != shm::kTypeRingbuf && req.map_type != shm::kTypeUserRingbuf)
-    return fmt::format("map_type {} is not offered; use 27 (BPF_MAP_TYPE_RINGBUF) or 31 (BPF_MAP_TYPE_USER_RINGBUF)",
-                       req.map_type);
+    return fmt::format(
+        "map_type {} is not offered; use 27 (BPF_MAP_TYPE_RINGBUF), 31 (BPF_MAP_TYPE_USER_RINGBUF) or, for a map of maps, 12 or "
+        "13",
+        req.map_type);
   if ((req.map_flags & shm::kFlagOverwrite) && req.map_type != shm::kTypeRingbuf)
     return "only a RINGBUF can be created with BPF_F_RB_OVERWRITE";
   if (req.key_size != 0 || req.value_size != 0)
@@ -121,15 +125,52 @@ std::string creation_error(const ringbuf_map_create_req& req, const shm::RingSpe
   return {};
 }
 
+// The same for a map of maps. What an inner map is like, if all is well.
+Answer<InnerMeta> outer_creation(const ringbuf_map_create_req& req, const Token* inner) {
+  const shm::OuterSpec spec{req.map_type, req.key_size, req.max_entries, req.map_flags, req.numa_node, 0};
+  if (const char* wrong = shm::spec_error(spec))
+    return refuse(EINVAL, fmt::format("{} (map_flags {:#x}, key_size {}, max_entries {}, numa_node {})", wrong, req.map_flags,
+                                      req.key_size, req.max_entries, req.numa_node));
+  if (req.value_size != 4)
+    return refuse(EINVAL, fmt::format("value_size {} of a map of maps must be 4, the size of a descriptor", req.value_size));
+  if (req.map_extra != 0) return refuse(EINVAL, fmt::format("map_extra {:#x} must be 0 for a map of maps", req.map_extra));
+  if (req.ring_flags != 0) return refuse(EINVAL, fmt::format("ring_flags {:#x} must be 0 for a map of maps", req.ring_flags));
+  if (req.mode & ~0666u)
+    return refuse(EINVAL, fmt::format("mode {:o} has bits beyond 0666; only read and write can be given", req.mode));
+  if (req.key_size > RINGBUF_MAX_KEY_SIZE)
+    return refuse(E2BIG, fmt::format("key_size {} is too large; keys have at most {} bytes", req.key_size, RINGBUF_MAX_KEY_SIZE));
+  if (req.max_entries > RINGBUF_MAX_ELEMENTS)
+    return refuse(E2BIG, fmt::format("max_entries {} is too large; a map of maps has at most {} elements", req.max_entries,
+                                     RINGBUF_MAX_ELEMENTS));
+  if (!inner) return refuse(EBADF, "a map of maps needs an inner map to be created with, one like those that it will hold");
+  if (inner->map->elements())
+    return refuse(EINVAL, fmt::format("{} is itself a map of maps; the inner map must be a ring", inner->map->label()));
+  return inner->map->spec.meta();
+}
+
 Answer<Payload> map_create(const Call& call) {
   const auto req = read<ringbuf_map_create_req>(call);
   if (!req) return tl::unexpected(req.error());
-  const shm::RingSpec spec = shm::normal({req->max_entries, req->map_type, req->map_flags, req->ring_flags, req->numa_node});
-  if (auto wrong = creation_error(*req, spec); !wrong.empty()) return refuse(EINVAL, std::move(wrong));
+  const Peer& peer = call.client.peer;
+  MapSpec spec{shm::normal({req->max_entries, req->map_type, req->map_flags, req->ring_flags, req->numa_node}),
+               {},
+               req->mode ? req->mode : 0600,
+               peer.uid,
+               peer.gid};
+  if (shm::is_map_of_maps(req->map_type)) {
+    auto inner = outer_creation(*req, call.inner);
+    if (!inner) return tl::unexpected(inner.error());
+    spec.key_size = req->key_size;
+    spec.value_size = req->value_size;
+    spec.inner = *inner;
+  } else {
+    if (auto wrong = creation_error(*req, spec.ring); !wrong.empty()) return refuse(EINVAL, std::move(wrong));
+    if (call.inner) return refuse(EINVAL, "a ring buffer is created without an inner map; only maps of maps have one");
+  }
   auto name = read_name(req->name);
   if (!name) return tl::unexpected(name.error());
-  const Peer& peer = call.client.peer;
-  const auto map = call.table.create({spec, std::move(*name), req->mode ? req->mode : 0600, peer.uid, peer.gid});
+  spec.name = std::move(*name);
+  const auto map = call.table.create(std::move(spec));
   if (!map) return tl::unexpected(map.error());
   return token_reply(call, *map, RINGBUF_RIGHT_ALL);
 }
@@ -205,6 +246,8 @@ Answer<Payload> obj_get_info_by_fd(const Call& call) {
   ringbuf_map_info out{};
   out.type = map.spec.ring.map_type;
   out.id = map.id;
+  out.key_size = map.spec.key_size;
+  out.value_size = map.spec.value_size;
   out.max_entries = map.spec.ring.max_entries;
   out.map_flags = map.spec.ring.map_flags;
   map.spec.name.copy(out.name, sizeof out.name - 1);
@@ -219,6 +262,8 @@ Answer<Payload> obj_get_info_by_fd(const Call& call) {
   out.consumers = map.count(RINGBUF_CONSUMER);
   out.observers = map.count(RINGBUF_OBSERVER);
   out.pins = static_cast<std::uint32_t>(map.pins.size());
+  out.references = map.references;
+  out.elements = map.elements() ? map.elements()->in_use() : 0;
   return reply(out);
 }
 
@@ -249,7 +294,11 @@ Answer<Payload> attach(const Call& call) {
   if (req->role == 0 || req->role >= kNeeded.size())
     return refuse(EINVAL, fmt::format("role {} is unknown; use 1 (producer), 2 (consumer) or 3 (observer)", req->role));
   const std::shared_ptr<Map>& map = call.token->map;
-  if (!(call.token->rights & kNeeded[req->role]))
+  if (map->elements() && req->role != RINGBUF_OBSERVER)
+    return refuse(EINVAL, fmt::format("{} is a map of maps: only observers attach to it; attach to the ring at a key instead",
+                                      map->label()));
+  // The table of a map of maps says no more than MAP_LOOKUP_ELEM, which takes any right.
+  if (!map->elements() && !(call.token->rights & kNeeded[req->role]))
     return refuse(EACCES, fmt::format("this descriptor of {} does not carry {}; open the map with that right", map->label(),
                                       wire::rights_name(kNeeded[req->role])));
   Client& client = call.client;
@@ -265,7 +314,7 @@ Answer<Payload> attach(const Call& call) {
   while (out.attachment == 0 || client.attachments.count(out.attachment));
   out.id = map->id;
   out.max_entries = map->spec.ring.max_entries;
-  out.slot_count = RINGBUF_SLOT_COUNT;
+  out.slot_count = map->elements() ? 0 : RINGBUF_SLOT_COUNT;
   out.slot = (*attached)->slot;
   out.map_type = map->spec.ring.map_type;
   out.map_flags = map->spec.ring.map_flags;
@@ -285,27 +334,161 @@ Answer<Payload> detach(const Call& call) {
   return Payload{};
 }
 
+// --- elements of maps of maps ------------------------------------------------------------------------------------------------
+
+struct ElementCall {
+  ringbuf_elem_req req;
+  ElementTable& table;
+  std::string_view key() const { return {reinterpret_cast<const char*>(req.key), req.key_size}; }
+};
+
+Answer<ElementCall> read_element(const Call& call, bool may_lack_key = false) {
+  const auto req = read<ringbuf_elem_req>(call);
+  if (!req) return tl::unexpected(req.error());
+  const Map& map = *call.token->map;
+  if (!map.elements())
+    return refuse(EINVAL, fmt::format("{} is a ring buffer and has no elements; only maps of maps do", map.label()));
+  if (req->key_size != map.spec.key_size && !(may_lack_key && req->key_size == 0))
+    return refuse(EINVAL,
+                  fmt::format("keys of {} have {} bytes and this one has {}", map.label(), map.spec.key_size, req->key_size));
+  if (std::any_of(req->key + req->key_size, std::end(req->key), [](unsigned char b) { return b != 0; }))
+    return refuse(EINVAL, "the key is followed by bytes that are not zero");
+  return ElementCall{*req, *map.elements()};
+}
+
+// Of a request that only names an element.
+Answer<ElementCall> read_bare_element(const Call& call, bool may_lack_key = false) {
+  auto e = read_element(call, may_lack_key);
+  if (e && (e->req.flags != 0 || e->req.rights != 0)) return refuse(EINVAL, "flags and rights must be 0 in this request");
+  return e;
+}
+
+Answer<void> needs_manage(const Call& call, const char* what) {
+  if (call.token->rights & RINGBUF_RIGHT_MANAGE) return {};
+  return refuse(EPERM, fmt::format("this descriptor of {} does not carry manage; only its owner and root may {} an element",
+                                   call.token->map->label(), what));
+}
+
+// What a token of the outer map gives of an inner one: no more than it carries itself, nor than the token that was put in.
+unsigned inner_rights(const Token& outer, const Element& element) {
+  return outer.rights & element.rights & ~RINGBUF_RIGHT_MANAGE;
+}
+
+ringbuf_elem_reply element_reply(const Element& element, unsigned rights) {
+  const Map& inner = *element.inner.map();
+  return {inner.id, rights, inner.spec.ring.map_type, inner.spec.key_size, element.word};
+}
+
+tl::unexpected<Refusal> nothing_there(const Call& call) {
+  return refuse(ENOENT, fmt::format("{} holds nothing at this key", call.token->map->label()));
+}
+
+Answer<Payload> map_lookup_elem(const Call& call) {
+  const auto e = read_bare_element(call);
+  if (!e) return tl::unexpected(e.error());
+  const Element* element = e->table.find(e->key());
+  if (!element) return nothing_there(call);
+  return reply(element_reply(*element, inner_rights(*call.token, *element)));
+}
+
+Answer<void> fits(const Call& call) {
+  if (!call.inner) return refuse(EBADF, "no inner map was sent along; an update takes a descriptor of one");
+  const InnerMeta want = *call.token->map->spec.inner, is = call.inner->map->spec.meta();
+  if (is == want) return {};
+  return refuse(EINVAL,
+                fmt::format("{} (map_type {}, key_size {}, value_size {}, map_flags {:#x}) is not like the inner map that {} was "
+                            "created with (map_type {}, key_size {}, value_size {}, map_flags {:#x})",
+                            call.inner->map->label(), is.map_type, is.key_size, is.value_size, is.map_flags,
+                            call.token->map->label(), want.map_type, want.key_size, want.value_size, want.map_flags));
+}
+
+Answer<Payload> map_update_elem(const Call& call) {
+  const auto e = read_element(call);
+  if (!e) return tl::unexpected(e.error());
+  if (e->req.rights != 0) return refuse(EINVAL, "rights must be 0: an element gets those of the inner map's descriptor");
+  if (auto ok = needs_manage(call, "update"); !ok) return tl::unexpected(ok.error());
+  // The kernel looks at the inner map first if the outer one is a hash, and last if it is an array.
+  const bool hash = e->table.layout().hash();
+  if (hash)
+    if (auto ok = fits(call); !ok) return tl::unexpected(ok.error());
+  if (auto ok = e->table.may_update(e->key(), e->req.flags); !ok) return tl::unexpected(ok.error());
+  if (!hash)
+    if (auto ok = fits(call); !ok) return tl::unexpected(ok.error());
+  e->table.update(e->key(), call.inner->map, call.inner->rights);
+  return Payload{};
+}
+
+Answer<Payload> map_delete_elem(const Call& call) {
+  const auto e = read_bare_element(call);
+  if (!e) return tl::unexpected(e.error());
+  if (auto ok = needs_manage(call, "delete"); !ok) return tl::unexpected(ok.error());
+  if (auto erased = e->table.erase(e->key()); !erased) return tl::unexpected(erased.error());
+  return Payload{};
+}
+
+Answer<Payload> map_get_next_key(const Call& call) {
+  const auto e = read_bare_element(call, true);
+  if (!e) return tl::unexpected(e.error());
+  const auto next = e->table.next_key(e->req.key_size ? std::optional(e->key()) : std::nullopt);
+  if (!next) return refuse(ENOENT, fmt::format("{} has no key behind this one", call.token->map->label()));
+  ringbuf_key_reply out{};
+  out.key_size = static_cast<std::uint32_t>(next->size());
+  std::memcpy(out.key, next->data(), next->size());
+  return reply(out);
+}
+
+Answer<Payload> map_get_fd_by_key(const Call& call) {
+  const auto e = read_element(call);
+  if (!e) return tl::unexpected(e.error());
+  if (e->req.flags != 0) return refuse(EINVAL, "flags must be 0 in this request");
+  const unsigned wanted = e->req.rights;
+  if (wanted & ~RINGBUF_RIGHT_ALL)
+    return refuse(EINVAL, fmt::format("rights {:#x} has unknown bits; the known ones are {:#x}", wanted, RINGBUF_RIGHT_ALL));
+  const Element* element = e->table.find(e->key());
+  if (!element) return nothing_there(call);
+  const unsigned allowed = inner_rights(*call.token, *element);
+  const unsigned missing = wanted ? wanted & ~allowed : allowed ? 0 : RINGBUF_RIGHT_ALL & ~RINGBUF_RIGHT_MANAGE;
+  if (missing)
+    return refuse(EACCES, fmt::format("this descriptor of {} does not give {} {} on {}, which was put there with {}",
+                                      call.token->map->label(), wanted ? "the right to" : "any of", wire::rights_name(missing),
+                                      element->inner.map()->label(), wire::rights_name(element->rights)));
+  const unsigned rights = wanted ? wanted : allowed;
+  Payload out = reply(element_reply(*element, rights));
+  auto fd = call.table.issue_token(element->inner.map(), rights, call.client.peer);
+  if (!fd) return tl::unexpected(fd.error());
+  out.fds.push_back(std::move(*fd));
+  return out;
+}
+
 struct Command {
   Answer<Payload> (*run)(const Call&);
-  bool takes_token;
+  unsigned tokens;     // map descriptors that it needs
+  unsigned inner = 0;  // and one more that it may have
 };
 
 // By enum ringbuf_cmd.
-constexpr std::array<Command, 14> kCommands{{{nullptr, false},
-                                             {hello, false},
-                                             {map_create, false},
-                                             {map_get_next_id, false},
-                                             {map_get_fd_by_id, false},
-                                             {map_get_fd_by_name, false},
-                                             {obj_pin, true},
-                                             {obj_get, false},
-                                             {obj_unpin, false},
-                                             {obj_get_info_by_fd, true},
-                                             {obj_get_pin, true},
-                                             {map_get_attachment, true},
-                                             {attach, true},
-                                             {detach, false}}};
-static_assert(kCommands.size() == RINGBUF_DETACH + 1);
+constexpr std::array<Command, 19> kCommands{{{nullptr, 0},
+                                             {hello, 0},
+                                             {map_create, 0, 1},
+                                             {map_get_next_id, 0},
+                                             {map_get_fd_by_id, 0},
+                                             {map_get_fd_by_name, 0},
+                                             {obj_pin, 1},
+                                             {obj_get, 0},
+                                             {obj_unpin, 0},
+                                             {obj_get_info_by_fd, 1},
+                                             {obj_get_pin, 1},
+                                             {map_get_attachment, 1},
+                                             {attach, 1},
+                                             {detach, 0},
+                                             {map_lookup_elem, 1},
+                                             {map_update_elem, 1, 1},
+                                             {map_delete_elem, 1},
+                                             {map_get_next_key, 1},
+                                             {map_get_fd_by_key, 1}}};
+static_assert(kCommands.size() == RINGBUF_MAP_GET_FD_BY_KEY + 1);
+
+constexpr std::array kCounts{"no descriptor", "one map descriptor", "two map descriptors"};
 
 }  // namespace
 
@@ -316,13 +499,16 @@ Answer<Payload> handle(MapTable& table, Client& client, const wire::Message& mes
     return tl::unexpected(Refusal{EPROTO, "the first message of a session must be HELLO", true});
   if (cmd == 0 || cmd >= kCommands.size()) return refuse(EOPNOTSUPP, fmt::format("command {} is unknown to this daemon", cmd));
   const Command& command = kCommands[cmd];
-  if (const std::size_t wanted = command.takes_token ? 1 : 0; fds.size() != wanted)
-    return refuse(EINVAL, fmt::format("{} takes {} and came with {} descriptors", wire::command_name(cmd),
-                                      wanted ? "one map descriptor" : "no descriptor", fds.size()));
+  if (fds.size() < command.tokens || fds.size() > command.tokens + command.inner)
+    return refuse(EINVAL,
+                  fmt::format("{} takes {}{}{} and came with {} descriptors", wire::command_name(cmd), kCounts[command.tokens],
+                              command.inner ? " or " : "", command.inner ? kCounts[command.tokens + 1] : "", fds.size()));
   table.drop_dead_tokens();
-  const Token* token = command.takes_token ? table.find_token(fds[0].get()) : nullptr;
-  if (command.takes_token && !token) return refuse(EINVAL, "the descriptor is not a map of this daemon");
-  return command.run({table, client, message.body, token});
+  std::array<const Token*, 2> tokens{};
+  for (std::size_t i = 0; i < fds.size(); ++i)
+    if (tokens[i] = table.find_token(fds[i].get()); !tokens[i])
+      return refuse(EINVAL, fmt::format("{} is not a map of this daemon", i ? "the second descriptor" : "the descriptor"));
+  return command.run({table, client, message.body, command.tokens ? tokens[0] : nullptr, tokens[command.tokens]});
 }
 
 }  // namespace ringbuf::daemon

@@ -174,6 +174,10 @@ Result<std::vector<UniqueFd>> Attachment::descriptors() const {
     fds.push_back(std::move(*fd));
     return {};
   };
+  if (map->elements_) {
+    if (auto r = add(shm::reopen_read_only(map->elements_->fd())); !r) return tl::unexpected(r.error());
+    return fds;
+  }
   const shm::RingMemory& memory = map->memory_;
   const auto c = role == RINGBUF_CONSUMER ? reopen_read_write : shm::reopen_read_only;
   const auto p = role == RINGBUF_PRODUCER ? reopen_read_write : shm::reopen_read_only;

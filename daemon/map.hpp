@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT
-// One map and those who have attached to it. The daemon touches memory and descriptors that clients can write by pwrite(2) and
-// epoll_ctl(2) only: it never maps them, never reads an answer from them and never writes an eventfd that a client holds.
+// One map, a ring or a map of maps, and those who have attached to it. The daemon touches memory and descriptors that clients can
+// write by pwrite(2) and epoll_ctl(2) only: it never maps them, never reads an answer from them and never writes an eventfd that
+// a client holds.
 #pragma once
 
 #include <bitset>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/unique_fd.hpp"
+#include "daemon/element_table.hpp"
 #include "daemon/policy.hpp"
 #include "ringbuf/abi/wire.h"
 #include "shm/create.hpp"
@@ -28,32 +31,50 @@ struct Holder {
   bool same_process(const Holder& o) const { return pid == o.pid && (pid != 0 || session == o.session); }
 };
 
+// What all inner maps of a map of maps have in common; their sizes may differ.
+struct InnerMeta {
+  std::uint32_t map_type, key_size, value_size, map_flags;
+  bool operator==(const InnerMeta&) const = default;
+};
+
 struct MapSpec {
-  shm::RingSpec ring;
+  shm::RingSpec ring;  // of a map of maps: type, flags, node, and max_entries is a number of elements
   std::string name;
   unsigned mode;
   uid_t uid;  // owner
   gid_t gid;
+  std::uint32_t key_size = 0;
+  std::uint32_t value_size = 0;
+  std::optional<InnerMeta> inner = {};  // maps of maps
+
+  InnerMeta meta() const { return {ring.map_type, key_size, value_size, ring.map_flags}; }
+  shm::OuterSpec outer() const {
+    return {ring.map_type, key_size, ring.max_entries, ring.map_flags, ring.numa_node, inner ? inner->map_type : 0};
+  }
 };
 
 class Map : public std::enable_shared_from_this<Map> {
  public:
   Map(std::uint32_t map_id, MapSpec s, shm::RingMemory memory, Charge maps, Charge bytes)
       : id(map_id), spec(std::move(s)), memory_(std::move(memory)), maps_(std::move(maps)), bytes_(std::move(bytes)) {}
+  Map(std::uint32_t map_id, MapSpec s, std::unique_ptr<ElementTable> elements, Charge maps, Charge bytes)
+      : id(map_id), spec(std::move(s)), elements_(std::move(elements)), maps_(std::move(maps)), bytes_(std::move(bytes)) {}
   Map(const Map&) = delete;
 
-  // EUSERS: no slot is free; EBUSY: the place is taken; or what the kernel says.
+  // EUSERS: no slot is free; EBUSY: the place is taken; or what the kernel says. A map of maps has observers only.
   Answer<std::unique_ptr<Attachment>> attach(unsigned role, const Holder& holder, Charge charge);
 
   unsigned rights_of(const Peer& peer) const { return daemon::rights_of(peer, spec.uid, spec.gid, spec.mode); }
   std::string label() const;  // map 7 'events'
-  std::uint64_t size() const { return memory_.layout.c_size() + memory_.layout.p_size(); }
+  std::uint64_t size() const { return elements_ ? elements_->file_size() : memory_.layout.c_size() + memory_.layout.p_size(); }
+  ElementTable* elements() const { return elements_.get(); }  // null: a ring
   unsigned count(unsigned role) const;
   const std::vector<Attachment*>& attachments() const { return attachments_; }
 
   const std::uint32_t id;
   const MapSpec spec;
   unsigned tokens = 0;
+  unsigned references = 0;  // elements that hold this map
   std::set<std::string> pins;
 
  private:
@@ -65,7 +86,8 @@ class Map : public std::enable_shared_from_this<Map> {
   // Makes all consumers look again: a signal that is disconnected takes with it the wakeup that it was about to deliver.
   void kick() const;
 
-  shm::RingMemory memory_;
+  shm::RingMemory memory_;                  // or
+  std::unique_ptr<ElementTable> elements_;  // of a map of maps
   Charge maps_, bytes_;
   std::vector<Attachment*> attachments_;  // in the order of attaching
   std::bitset<RINGBUF_SLOT_COUNT> slots_;
@@ -79,8 +101,8 @@ class Attachment {
   Attachment(const Attachment&) = delete;
   ~Attachment();
 
-  // What the client is given: C, P and, for a producer its signal, for a consumer its wait. C and P are new open files: flags
-  // that a client sets on its own (O_APPEND would redirect pwrite) do not reach the daemon's.
+  // What the client is given: C, P and, for a producer its signal, for a consumer its wait; or the table. They are new open
+  // files: flags that a client sets on its own (O_APPEND would redirect pwrite) do not reach the daemon's.
   Result<std::vector<UniqueFd>> descriptors() const;
 
   const std::shared_ptr<Map> map;

@@ -32,18 +32,27 @@ std::uint32_t MapTable::new_id() {
 
 Answer<std::shared_ptr<Map>> MapTable::create(MapSpec spec) {
   const shm::Layout layout{shm::page_size(), spec.ring.max_entries};
+  const std::uint64_t size = spec.inner ? shm::outer_file_size(spec.outer().layout()) : layout.c_size() + layout.p_size();
   auto maps = quota_.charge(Resource::Maps, spec.uid);
   if (!maps) return tl::unexpected(maps.error());
-  auto bytes = quota_.charge(Resource::Bytes, spec.uid, layout.c_size() + layout.p_size());
+  auto bytes = quota_.charge(Resource::Bytes, spec.uid, size);
   if (!bytes) return tl::unexpected(bytes.error());
+  if (spec.inner) {
+    auto elements = ElementTable::create(spec.outer());
+    if (!elements) return refuse(elements.error());
+    return keep(std::make_unique<Map>(new_id(), std::move(spec), std::move(*elements), std::move(*maps), std::move(*bytes)));
+  }
   auto memory = shm::create_ring(spec.ring);
   if (!memory) return refuse(memory.error());
-  auto made = std::make_unique<Map>(new_id(), std::move(spec), std::move(*memory), std::move(*maps), std::move(*bytes));
+  return keep(std::make_unique<Map>(new_id(), std::move(spec), std::move(*memory), std::move(*maps), std::move(*bytes)));
+}
+
+std::shared_ptr<Map> MapTable::keep(std::unique_ptr<Map> made) {
   const std::shared_ptr<Map> map(made.release(), [this](Map* m) { forget(m); });
   maps_.emplace(map->id, map.get());
   log_.write(spdlog::level::info, map->spec.uid,
-             fmt::format("{} created: {} bytes of data, {} in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
-                         map->size(), map->spec.mode, map->spec.uid));
+             fmt::format("{} created: {} {}, {} bytes in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
+                         map->elements() ? "elements" : "bytes of data", map->size(), map->spec.mode, map->spec.uid));
   return map;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// All maps, and what keeps them alive besides attachments: tokens and pins. A map goes with the last of the three.
+// All maps, and what keeps them alive besides attachments and maps of maps: tokens and pins. A map goes with the last of them.
 #pragma once
 
 #include <sys/epoll.h>
@@ -70,6 +70,7 @@ class MapTable {
 
  private:
   std::uint32_t new_id();
+  std::shared_ptr<Map> keep(std::unique_ptr<Map> made);
   void forget(Map* map);
 
   Quota& quota_;
