@@ -80,6 +80,8 @@ int Attachment::from_embedded(const ringbuf_map& map) {
 }
 
 int Attachment::make(const ringbuf_map& map, ringbuf_role role, std::unique_ptr<Attachment>* ret) {
+  if (map.is_map_of_maps())
+    return api_fail(EINVAL, "a map of maps is not a ring; open the inner map at a key, or attach a ringbuf_outer");
   std::unique_ptr<Attachment> a(new Attachment);
   a->role_ = role;
   a->pid_ = ::getpid();

@@ -11,13 +11,15 @@ namespace {
 
 // A request that answers with a token becomes a map.
 template <class Req>
-int open_map(ringbuf_session* session, ringbuf_cmd cmd, const Req& req, ringbuf_map** ret_map) {
+int open_map(ringbuf_session* session, ringbuf_cmd cmd, const Req& req, ringbuf_map** ret_map, int inner_fd = -1) {
   auto map = std::make_unique<ringbuf_map>();
   map->session = session->impl;
   ringbuf_map_id_reply reply{};
   std::vector<UniqueFd> fds;
-  if (int r = map->session->ask(cmd, req, -1, &reply, 1, &fds); r < 0) return r;
+  if (int r = map->session->ask(cmd, req, inner_fd, &reply, 1, &fds); r < 0) return r;
   map->token = std::move(fds[0]);
+  map->map_type = reply.map_type;
+  map->key_size = reply.key_size;
   *ret_map = map.release();
   return 0;
 }
@@ -59,6 +61,7 @@ int create_embedded(const char* name, const ringbuf_map_create_req& req, ringbuf
   if (!mapping) return api_fail(mapping.error());
   ring->mapping = std::move(*mapping);
   auto map = std::make_unique<ringbuf_map>();
+  map->map_type = ring->spec.map_type;
   map->embedded = std::move(ring);
   *ret_map = map.release();
   return 0;
@@ -99,7 +102,13 @@ int ringbuf_map_create(ringbuf_session* session, const char* name, uint32_t max_
     req.mode = o.mode;
     if (o.reserved != 0) return api_fail(EINVAL, "opts->reserved must be 0");
     if (auto ok = wire::encode_name(name ? name : "", req.name); !ok) return api_fail(EINVAL, wire::name_error(name));
-    return session ? open_map(session, RINGBUF_MAP_CREATE, req, ret_map) : create_embedded(name ? name : "", req, ret_map);
+    if (session) {
+      if (o.inner_map && !o.inner_map->session) return no_daemon("an inner map");
+      return open_map(session, RINGBUF_MAP_CREATE, req, ret_map, ringbuf_map_fd(o.inner_map));
+    }
+    if (shm::is_map_of_maps(req.map_type)) return no_daemon("a map of maps");
+    if (o.inner_map) return api_fail(EINVAL, "inner_map is for maps of maps only");
+    return create_embedded(name ? name : "", req, ret_map);
   });
 }
 
@@ -141,6 +150,8 @@ int ringbuf_map_from_fd(ringbuf_session* session, int fd, ringbuf_map** ret_map)
     if (!map->token) return api_fail(Error{errno, "duplicate the descriptor"});
     ringbuf_map_info info{};
     if (int r = ringbuf_map_get_info(map.get(), &info, sizeof info); r < 0) return r;
+    map->map_type = info.type;
+    map->key_size = info.key_size;
     *ret_map = map.release();
     return 0;
   });

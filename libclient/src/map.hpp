@@ -29,6 +29,8 @@ struct EmbeddedRing {
   shm::Ring ring() const { return shm::Ring(mapping.view()); }
 };
 
+class OuterShare;
+
 // One attachment: the mapped ring and what it takes to leave it. Detaches when destroyed.
 class Attachment {
  public:
@@ -70,4 +72,9 @@ struct ringbuf_map {
   std::shared_ptr<ringbuf::Session> session;  // or
   std::shared_ptr<ringbuf::EmbeddedRing> embedded;
   ringbuf::UniqueFd token;
+  std::uint32_t map_type = 0;
+  std::uint32_t key_size = 0;
+  std::weak_ptr<ringbuf::OuterShare> outer;  // what its ringbuf_outer share; guarded as outer.cpp says
+
+  bool is_map_of_maps() const { return ringbuf::shm::is_map_of_maps(map_type); }
 };

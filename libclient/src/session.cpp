@@ -47,7 +47,7 @@ int Session::open_locked() {
   return 0;
 }
 
-int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply) {
+int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply) {
   std::lock_guard lock(mutex_);
   if (!socket_)
     if (int r = open_locked(); r < 0) {
@@ -55,7 +55,7 @@ int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_re
       errno = ECONNREFUSED;  // ENOENT says of a request that what it names is not there
       return -ECONNREFUSED;
     }
-  return exchange(cmd, body, fd, ret_reply);
+  return exchange(cmd, body, fds, ret_reply);
 }
 
 void Session::detach(std::uint32_t attachment, std::uint64_t connection) {
@@ -75,14 +75,13 @@ void Session::give_back(ringbuf_cmd cmd, const Frame& frame) {
   exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
 }
 
-int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply) {
+int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply) {
   ringbuf_wire_hdr hdr{};
   hdr.cmd = static_cast<std::uint16_t>(cmd);
   hdr.seq = ++seq_;
-  const int fds[] = {fd};
   const auto message = wire::encode(hdr, body);
   auto frame = std::make_unique<Frame>();  // before anything is sent: a reply must not stay unread for want of memory
-  auto sent = send_frame(socket_.get(), message, std::span(fds, fd >= 0 ? 1 : 0));
+  auto sent = send_frame(socket_.get(), message, fds.all());
   if (!sent && sent.error().err != EPIPE) return api_fail(sent.error());
   // After EPIPE the daemon's last word may still be there to read.
   auto received = recv_frame(socket_.get(), *frame);

@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,13 @@ struct Reply {
   std::vector<UniqueFd> fds;
 };
 
+// The descriptors that go with a request: none, one or two.
+struct Fds {
+  int fd[2];
+  Fds(int first, int second = -1) : fd{first, second} {}  // NOLINT: one is passed as it is
+  std::span<const int> all() const { return {fd, static_cast<std::size_t>(fd[0] < 0 ? 0 : fd[1] < 0 ? 1 : 2)}; }
+};
+
 class Session {
  public:
   explicit Session(std::string path) : path_(std::move(path)) {}
@@ -35,15 +43,15 @@ class Session {
 
   // Sends one request and waits for its reply. 0 or as api_fail with the daemon's own sentence. ret_reply may be null.
   template <class Req>
-  int call(ringbuf_cmd cmd, const Req& body, int fd, Reply* ret_reply) {
-    return call_bytes(cmd, std::as_bytes(std::span(&body, 1)), fd, ret_reply);
+  int call(ringbuf_cmd cmd, const Req& body, Fds fds, Reply* ret_reply) {
+    return call_bytes(cmd, std::as_bytes(std::span(&body, 1)), fds, ret_reply);
   }
   // The same with the reply's struct decoded; ret_fds = how many descriptors it must have.
   template <class Rep, class Req>
-  int ask(ringbuf_cmd cmd, const Req& body, int fd, Rep* ret_body, std::size_t n_fds = 0,
+  int ask(ringbuf_cmd cmd, const Req& body, Fds fds, Rep* ret_body, std::size_t n_fds = 0,
           std::vector<UniqueFd>* ret_fds = nullptr, std::uint64_t* ret_connection = nullptr) {
     Reply reply;
-    if (int r = call(cmd, body, fd, &reply); r < 0) return r;
+    if (int r = call(cmd, body, fds, &reply); r < 0) return r;
     auto decoded = wire::decode_as<Rep>(reply.body);
     if (!decoded) return api_fail(decoded.error());
     if (reply.fds.size() != n_fds) return api_fail(EPROTO, "the daemon answered with the wrong number of descriptors");
@@ -56,10 +64,10 @@ class Session {
   void detach(std::uint32_t attachment, std::uint64_t connection);
 
  private:
-  int call_bytes(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
+  int call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
   int open_locked();
   void give_back(ringbuf_cmd cmd, const Frame& frame);
-  int exchange(ringbuf_cmd cmd, wire::Bytes body, int fd, Reply* ret_reply);
+  int exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
 
   const std::string path_;
   UniqueFd socket_;               // guarded by mutex_

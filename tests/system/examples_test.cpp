@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
-// The four examples against each other: every producer with every consumer, as a reader of the quickstart would run them.
+// The examples against each other: every producer with every consumer, as a reader of the quickstart would run them; and many
+// producers of several rings.
+#include <algorithm>
+#include <map>
+
 #include "daemon_process.hpp"
 
 using namespace ringbuf::test;
@@ -59,5 +63,46 @@ INSTANTIATE_TEST_SUITE_P(InCAndCpp, Examples,
                          ::testing::Values(Pair{"producer_c", "consumer_c"}, Pair{"producer_c", "consumer_cpp"},
                                            Pair{"producer_cpp", "consumer_c"}, Pair{"producer_cpp", "consumer_cpp"}),
                          [](const auto& p) { return std::string(p.param.producer) + "_" + p.param.consumer; });
+
+class ShardedExamples : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override { ::setenv("RINGBUFD_SOCKET", daemon_.socket().c_str(), 1); }
+  void TearDown() override { ::unsetenv("RINGBUFD_SOCKET"); }
+  Daemon daemon_;
+};
+
+TEST_P(ShardedExamples, EveryEventArrivesOnceAndInTheOrderThatTheTopologyKeeps) {
+  constexpr unsigned kProducers = 4, kEvents = 3000;  // more than the rings hold
+  const bool by_tgid = GetParam() == std::string("tgid");
+  Program consumer({EXAMPLES_DIRECTORY "/example_sharded_consumer", "/shards", "3", std::to_string(kProducers * kEvents)});
+  ASSERT_EQ(consumer.line(), "ready");
+  std::vector<std::unique_ptr<Program>> producers;
+  for (unsigned i = 0; i < kProducers; ++i)
+    producers.push_back(std::make_unique<Program>(std::vector<std::string>{EXAMPLES_DIRECTORY "/example_sharded_producer",
+                                                                           "/shards", GetParam(), std::to_string(kEvents)}));
+  std::map<int, std::map<unsigned, std::vector<unsigned>>> seen;  // by process and ring
+  for (unsigned i = 0; i < kProducers * kEvents; ++i) {
+    unsigned ring, number;
+    int pid;
+    const std::string line = consumer.line();
+    ASSERT_EQ(std::sscanf(line.c_str(), "%u %d %u from one of many", &ring, &pid, &number), 3) << line;
+    seen[pid][ring].push_back(number);
+  }
+  EXPECT_EQ(consumer.end(), 0);
+  EXPECT_EQ(seen.size(), kProducers);
+  for (const auto& [pid, rings] : seen) {
+    std::vector<bool> had(kEvents);
+    for (const auto& [ring, numbers] : rings) {
+      EXPECT_TRUE(std::is_sorted(numbers.begin(), numbers.end())) << "within a ring";
+      for (const unsigned n : numbers) had.at(n) = true;
+    }
+    EXPECT_EQ(std::count(had.begin(), had.end(), true), kEvents);
+    EXPECT_TRUE(!by_tgid || rings.size() == 1) << "a process keeps to one ring";
+  }
+  for (auto& p : producers) EXPECT_EQ(p->end(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(By, ShardedExamples, ::testing::Values("cpu", "tgid"),
+                         [](const auto& p) { return std::string(p.param); });
 
 }  // namespace

@@ -141,6 +141,55 @@ TEST_F(LibrarySyscalls, TheCppApiMakesNoneBesideAPollingConsumer) {
   EXPECT_EQ(c.total(), 0u) << "the first is number " << (c.calls.empty() ? 0 : c.calls.begin()->first);
 }
 
+// By index, by key and by shard, in a map of maps.
+TEST_F(LibrarySyscalls, LookupsInAMapOfMapsMakeNoneAfterTheFirst) {
+  ringbuf_map_create_opts opts{};
+  opts.sz = sizeof opts;
+  opts.key_size = opts.value_size = 4;
+  opts.inner_map = map.get();
+  std::uint32_t ids[2];
+  MapPtr outers[2];
+  const std::uint32_t key = 0, none = 1;
+  for (int i = 0; i < 2; ++i) {
+    opts.map_type = i ? RINGBUF_MAP_TYPE_HASH_OF_MAPS : RINGBUF_MAP_TYPE_ARRAY_OF_MAPS;
+    ringbuf_map* raw = nullptr;
+    must(ringbuf_map_create(session.get(), "outer", i ? 2 : 1, &opts, &raw), "ringbuf_map_create");
+    outers[i].reset(raw);
+    must(ringbuf_map_update_elem(raw, &key, map.get(), 0), "ringbuf_map_update_elem");
+    ids[i] = info_of(outers[i]).id;
+  }
+  const auto consumer = consumer_of(
+      map, [](void*, void*, std::size_t) { return 0; }, nullptr);
+  const Counts c = count(
+      [&](const MapPtr&) {
+        const auto own = daemon.connect();
+        ringbuf_outer *array, *hash;
+        CHILD_CHECK(ringbuf_outer_attach(open_id(own, ids[0]).get(), &array) == 0);
+        CHILD_CHECK(ringbuf_outer_attach(open_id(own, ids[1]).get(), &hash) == 0);
+        ringbuf_producer* producer = ringbuf_outer_lookup(array, &key);
+        CHILD_CHECK(producer && ringbuf_outer_lookup(hash, &key));
+        ringbuf_discard(producer, ringbuf_reserve(producer, 0, 0), 0);
+        mark();
+        for (unsigned i = 0; i < kRecords; ++i) {
+          CHILD_CHECK(ringbuf_outer_lookup(array, &key) == producer);
+          CHILD_CHECK(ringbuf_outer_lookup(hash, &key) != nullptr);
+          CHILD_CHECK(ringbuf_outer_lookup(hash, &none) == nullptr && errno == ENOENT);
+          void* data;
+          while (!(data = ringbuf_shard_reserve(array, i % 2 ? RINGBUF_SHARD_CPU : RINGBUF_SHARD_TGID, sizeof i, 0, &producer)))
+            continue;
+          ringbuf_submit(producer, data, 0);
+        }
+        mark();
+        return 0;
+      },
+      [&](std::atomic<bool>& done) {
+        while (!done) ringbuf_consume(consumer.get());
+      });
+  if (!c.traced || c.exit_code == 77) GTEST_SKIP() << "ptrace is not permitted here";
+  EXPECT_EQ(c.exit_code, 0);
+  EXPECT_EQ(c.total(), 0u) << "the first is number " << (c.calls.empty() ? 0 : c.calls.begin()->first);
+}
+
 TEST_F(LibrarySyscalls, EachSleepCostsOneEventfdWrite) {
   constexpr std::uint64_t kSleeps = 500;
   const auto consumer = consumer_of(

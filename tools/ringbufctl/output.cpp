@@ -33,7 +33,15 @@ const char* role_name(uint32_t role) {
   }
 }
 
-std::string type_name(uint32_t type) { return type == RINGBUF_MAP_TYPE_RINGBUF ? "ringbuf" : "type " + std::to_string(type); }
+std::string type_name(uint32_t type) {
+  switch (type) {  // as bpftool
+    case RINGBUF_MAP_TYPE_ARRAY_OF_MAPS: return "array_of_maps";
+    case RINGBUF_MAP_TYPE_HASH_OF_MAPS: return "hash_of_maps";
+    case RINGBUF_MAP_TYPE_RINGBUF: return "ringbuf";
+    case RINGBUF_MAP_TYPE_USER_RINGBUF: return "user_ringbuf";
+    default: return "type " + std::to_string(type);
+  }
+}
 
 uint64_t avail_data(const ringbuf_stats& stats) { return stats.producer_pos - stats.consumer_pos; }
 

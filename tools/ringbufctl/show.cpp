@@ -36,7 +36,8 @@ Result<MapState> map_state(const Map& map) {
     if (!known) state.users.push_back({attachment.pid, comm_of(attachment.pid), attachment.role});
   }
 
-  if (!(state.info.rights & RINGBUF_RIGHT_OBSERVE)) return state;
+  const bool ring = state.info.type != RINGBUF_MAP_TYPE_ARRAY_OF_MAPS && state.info.type != RINGBUF_MAP_TYPE_HASH_OF_MAPS;
+  if (!ring || !(state.info.rights & RINGBUF_RIGHT_OBSERVE)) return state;
   ringbuf_observer* raw = nullptr;
   if (const int ret = ringbuf_observer_attach(map.get(), &raw); ret < 0) return library_failure(ret);
   const Observer observer(raw);

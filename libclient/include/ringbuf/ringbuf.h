@@ -42,18 +42,24 @@ extern "C" {
 #define RINGBUF_VERSION_STRING "0.1.0"
 
 /* The kernel's numbers, in case <linux/bpf.h> is not there or is older. */
-#define RINGBUF_MAP_TYPE_RINGBUF 27u      /* BPF_MAP_TYPE_RINGBUF */
-#define RINGBUF_MAP_TYPE_USER_RINGBUF 31u /* BPF_MAP_TYPE_USER_RINGBUF */
-#define RINGBUF_NUMA_NODE (1u << 2)       /* BPF_F_NUMA_NODE */
-#define RINGBUF_OVERWRITE (1u << 19)      /* BPF_F_RB_OVERWRITE, Linux 6.19 */
-#ifndef RINGBUF_NO_WAKEUP                 /* submit, discard, output: */
-#define RINGBUF_NO_WAKEUP (1ull << 0)     /* BPF_RB_NO_WAKEUP: do not wake the consumer */
-#define RINGBUF_FORCE_WAKEUP (1ull << 1)  /* BPF_RB_FORCE_WAKEUP: wake it even if it has not caught up */
-#define RINGBUF_AVAIL_DATA 0ull           /* query: BPF_RB_AVAIL_DATA */
-#define RINGBUF_RING_SIZE 1ull            /* BPF_RB_RING_SIZE */
-#define RINGBUF_CONS_POS 2ull             /* BPF_RB_CONS_POS */
-#define RINGBUF_PROD_POS 3ull             /* BPF_RB_PROD_POS */
-#define RINGBUF_OVERWRITE_POS 4ull        /* BPF_RB_OVERWRITE_POS */
+#define RINGBUF_MAP_TYPE_ARRAY_OF_MAPS 12u /* BPF_MAP_TYPE_ARRAY_OF_MAPS */
+#define RINGBUF_MAP_TYPE_HASH_OF_MAPS 13u  /* BPF_MAP_TYPE_HASH_OF_MAPS */
+#define RINGBUF_MAP_TYPE_RINGBUF 27u       /* BPF_MAP_TYPE_RINGBUF */
+#define RINGBUF_MAP_TYPE_USER_RINGBUF 31u  /* BPF_MAP_TYPE_USER_RINGBUF */
+#define RINGBUF_NO_PREALLOC (1u << 0)      /* BPF_F_NO_PREALLOC */
+#define RINGBUF_NUMA_NODE (1u << 2)        /* BPF_F_NUMA_NODE */
+#define RINGBUF_OVERWRITE (1u << 19)       /* BPF_F_RB_OVERWRITE, Linux 6.19 */
+#define RINGBUF_ANY 0ull                   /* update: BPF_ANY */
+#define RINGBUF_NOEXIST 1ull               /* BPF_NOEXIST */
+#define RINGBUF_EXIST 2ull                 /* BPF_EXIST */
+#ifndef RINGBUF_NO_WAKEUP                  /* submit, discard, output: */
+#define RINGBUF_NO_WAKEUP (1ull << 0)      /* BPF_RB_NO_WAKEUP: do not wake the consumer */
+#define RINGBUF_FORCE_WAKEUP (1ull << 1)   /* BPF_RB_FORCE_WAKEUP: wake it even if it has not caught up */
+#define RINGBUF_AVAIL_DATA 0ull            /* query: BPF_RB_AVAIL_DATA */
+#define RINGBUF_RING_SIZE 1ull             /* BPF_RB_RING_SIZE */
+#define RINGBUF_CONS_POS 2ull              /* BPF_RB_CONS_POS */
+#define RINGBUF_PROD_POS 3ull              /* BPF_RB_PROD_POS */
+#define RINGBUF_OVERWRITE_POS 4ull         /* BPF_RB_OVERWRITE_POS */
 #endif
 
 struct ringbuf_session;
@@ -62,6 +68,7 @@ struct ringbuf_producer;
 struct ringbuf_consumer;
 struct ringbuf_observer;
 struct ringbuf_poller;
+struct ringbuf_outer;
 
 const char* ringbuf_version(void);
 /* "operation: reason" for the last failed call of this thread; valid until its next failed call. Never NULL. */
@@ -84,21 +91,24 @@ void ringbuf_session_free(struct ringbuf_session* session);
 struct ringbuf_map_create_opts {
   size_t sz;           /* sizeof(struct ringbuf_map_create_opts); an unknown non-zero tail is -E2BIG */
   uint32_t map_type;   /* 0 = RINGBUF_MAP_TYPE_RINGBUF */
-  uint32_t map_flags;  /* RINGBUF_NUMA_NODE; RINGBUF_OVERWRITE for a RINGBUF */
+  uint32_t map_flags;  /* RINGBUF_NUMA_NODE; RINGBUF_OVERWRITE for a RINGBUF; RINGBUF_NO_PREALLOC for a HASH_OF_MAPS */
   uint32_t numa_node;  /* with RINGBUF_NUMA_NODE; (uint32_t)-1 = any */
   uint32_t ring_flags; /* RINGBUF_F_SINGLE_PRODUCER, for a RINGBUF; a USER_RINGBUF has a single producer in any case */
   uint32_t mode;       /* who may open it; 0 = 0600. r: observe, w: produce, rw: consume too */
-  uint32_t key_size;   /* must be 0, as in the kernel */
-  uint32_t value_size; /* must be 0 */
+  uint32_t key_size;   /* rings: 0. ARRAY_OF_MAPS: 4. HASH_OF_MAPS: 1 to RINGBUF_MAX_KEY_SIZE */
+  uint32_t value_size; /* rings: 0. Maps of maps: 4 */
   uint32_t reserved;
-  uint64_t map_extra; /* must be 0 */
+  uint64_t map_extra;                  /* must be 0 */
+  const struct ringbuf_map* inner_map; /* maps of maps: a ring like those that it will hold; only its type and flags count */
 };
 /**
  * Creates a map: BPF_MAP_CREATE.
  * @param name         at most 15 of [A-Za-z0-9_.]; need not be unique; NULL = ""
- * @param max_entries  bytes of data: a power of two and a multiple of the page size
+ * @param max_entries  rings: bytes of data, a power of two and a multiple of the page size. Maps of maps: number of elements
  * @param opts         NULL = defaults
- * @return 0; -EINVAL as the kernel (size, flags, name, type); -ENOMEM; -EDQUOT or -ENOSPC a limit of the daemon
+ * @return 0; -EINVAL as the kernel (size, flags, name, type; an inner map that is itself a map of maps); -EBADF a map of maps
+ *         without inner_map; -E2BIG a key or a table that is too large; -ENOMEM; -EDQUOT or -ENOSPC a limit of the daemon;
+ *         -EOPNOTSUPP an embedded map of maps
  */
 int ringbuf_map_create(struct ringbuf_session* session, const char* name, uint32_t max_entries,
                        const struct ringbuf_map_create_opts* opts, struct ringbuf_map** ret_map);
@@ -130,6 +140,50 @@ int ringbuf_unpin(struct ringbuf_session* session, const char* path);
 int ringbuf_map_get_pin(struct ringbuf_map* map, uint32_t index, char* buf, size_t size);
 /** The map's attachment number `index`: who produces, consumes, observes. @return 0; -ENOENT past the last */
 int ringbuf_map_get_attachment(struct ringbuf_map* map, uint32_t index, struct ringbuf_attachment_info* ret_info);
+
+/* ---- Maps of maps -------------------------------------------------------------------------------------------------------
+ * An ARRAY_OF_MAPS or HASH_OF_MAPS (the outer map) holds references to rings (its inner maps). `key` points to key_size bytes: of
+ * an array, a uint32_t index. Updating and deleting need RINGBUF_RIGHT_MANAGE of the outer map. Whoever holds a descriptor of the
+ * outer map gets at its inner maps with the rights of that descriptor, as far as the descriptor had them that put the map in;
+ * never with MANAGE. For a ring these calls give -EINVAL, or with a NULL key -524 (ENOTSUPP), as the kernel's do. */
+
+/** Puts `inner` at `key`: BPF_MAP_UPDATE_ELEM. Those who look the key up see it from their next lookup on.
+ * @param flags  RINGBUF_ANY, _NOEXIST or _EXIST; an array takes RINGBUF_ANY only
+ * @return 0; -EINVAL `inner` is not like the template (map type, key and value size, map flags; the size may differ), flags;
+ *         -E2BIG beyond the array, or the hash is full; -EEXIST, -ENOENT as flags say; -EPERM; -ENOMEM */
+int ringbuf_map_update_elem(struct ringbuf_map* outer, const void* key, const struct ringbuf_map* inner, uint64_t flags);
+/** The id of the map at `key`: BPF_MAP_LOOKUP_ELEM. @return 0; -ENOENT none there */
+int ringbuf_map_lookup_elem(struct ringbuf_map* outer, const void* key, uint32_t* ret_id);
+/** BPF_MAP_DELETE_ELEM. @return 0; -ENOENT none there; -E2BIG beyond the array; -EPERM */
+int ringbuf_map_delete_elem(struct ringbuf_map* outer, const void* key);
+/** BPF_MAP_GET_NEXT_KEY: an array's keys are all its indexes, a hash's those in use, in no particular order.
+ * @param key  NULL, or one that is not there: the first. `ret_next_key` gets key_size bytes
+ * @return 0; -ENOENT that was the last */
+int ringbuf_map_get_next_key(struct ringbuf_map* outer, const void* key, void* ret_next_key);
+/** Opens the inner map at `key`, to produce, consume or observe. @return 0; -ENOENT none there; -EACCES */
+int ringbuf_map_open_inner(struct ringbuf_map* outer, const void* key, uint32_t rights, struct ringbuf_map** ret_map);
+
+/** Maps an outer map's table, to find producers by key. For one thread at a time; make one a thread: those of the same `map`
+ * handle in a process share the attachments to the inner maps. @return 0; -EINVAL not a map of maps; -EACCES; -ENOMEM */
+int ringbuf_outer_attach(struct ringbuf_map* map, struct ringbuf_outer** ret_outer);
+/** Detaches from the inner maps that no other ringbuf_outer of this process uses: submit or discard first. */
+void ringbuf_outer_free(struct ringbuf_outer* outer);
+/** The producer of the ring at `key`. Attaches when a ring is found for the first time (blocks for the daemon's reply); after
+ * that it is one load from shared memory, and sees updates by any process.
+ * @return borrowed, until this `outer` looks the same key up again and finds another ring there, or is freed: submit or discard
+ *         what was reserved through a key before looking that key up again. NULL with errno ENOENT none there, or as
+ *         ringbuf_producer_attach */
+struct ringbuf_producer* ringbuf_outer_lookup(struct ringbuf_outer* outer, const void* key);
+
+/* Sharding: an array of maps as one stream cut into several rings. */
+enum ringbuf_shard {
+  RINGBUF_SHARD_CPU = 0, /* ring number (this CPU mod max_entries): no contention; order within a CPU only */
+  RINGBUF_SHARD_TGID = 1 /* ring number (hash of this process' id mod max_entries): the order of each process is kept */
+};
+/** ringbuf_outer_lookup and ringbuf_reserve in one call. Submit to `*ret_producer`.
+ * @return as ringbuf_reserve; also NULL with errno as ringbuf_outer_lookup, EINVAL not an array of RINGBUF */
+void* ringbuf_shard_reserve(struct ringbuf_outer* outer, enum ringbuf_shard shard, size_t size, uint64_t flags,
+                            struct ringbuf_producer** ret_producer);
 
 /* ---- Producers ---------------------------------------------------------------------------------------------------------- */
 

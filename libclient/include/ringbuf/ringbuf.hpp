@@ -114,6 +114,21 @@ class Map {
     if (const int r = ringbuf_map_get_info(get(), &i, sizeof i); r < 0) return detail::failure(r);
     return i;
   }
+
+  // Elements of a map of maps. `key` points to key_size bytes: of an array, a std::uint32_t.
+  Expected<int> update(const void* key, const Map& inner, std::uint64_t flags = RINGBUF_ANY) {
+    return detail::checked(ringbuf_map_update_elem(get(), key, inner.get(), flags));
+  }
+  Expected<int> erase(const void* key) { return detail::checked(ringbuf_map_delete_elem(get(), key)); }
+  // The id of the map there.
+  Expected<std::uint32_t> lookup(const void* key) const {
+    std::uint32_t id = 0;
+    if (const int r = ringbuf_map_lookup_elem(get(), key, &id); r < 0) return detail::failure(r);
+    return id;
+  }
+  Expected<Map> open_inner(const void* key, std::uint32_t rights = 0) const {
+    return detail::own<Map, ringbuf_map>([&](auto** h) { return ringbuf_map_open_inner(get(), key, rights, h); });
+  }
   explicit Map(ringbuf_map* handle) : handle_(handle) {}
 
  private:
@@ -126,11 +141,12 @@ class Reservation {
  public:
   Reservation() = default;
   Reservation(Reservation&& other) noexcept
-      : ring_(other.ring_), data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
+      : ring_(other.ring_), borrowed_(other.borrowed_), data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
   Reservation& operator=(Reservation&& other) noexcept {
     if (this != &other) {
       discard();
       ring_ = other.ring_;
+      borrowed_ = other.borrowed_;
       data_ = std::exchange(other.data_, nullptr);
       size_ = other.size_;
     }
@@ -144,17 +160,21 @@ class Reservation {
   std::span<std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
 
   void submit(std::uint64_t flags = 0) {
-    if (void* d = std::exchange(data_, nullptr)) ring_->submit(d, flags);
+    if (void* d = std::exchange(data_, nullptr)) borrowed_ ? ringbuf_submit(borrowed_, d, flags) : ring_->submit(d, flags);
   }
   void discard(std::uint64_t flags = 0) {
-    if (void* d = std::exchange(data_, nullptr)) ring_->discard(d, flags);
+    if (void* d = std::exchange(data_, nullptr)) borrowed_ ? ringbuf_discard(borrowed_, d, flags) : ring_->discard(d, flags);
   }
 
  private:
   friend class Producer;
+  friend class BorrowedProducer;
+  friend class ShardedProducer;
   Reservation(const shm::Producer* ring, void* data, std::size_t size) : ring_(ring), data_(data), size_(size) {}
+  Reservation(ringbuf_producer* borrowed, void* data, std::size_t size) : borrowed_(borrowed), data_(data), size_(size) {}
 
-  const shm::Producer* ring_ = nullptr;
+  const shm::Producer* ring_ = nullptr;   // or
+  ringbuf_producer* borrowed_ = nullptr;  // of an Outer
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };
@@ -188,6 +208,67 @@ class Producer {
  private:
   std::unique_ptr<ringbuf_producer, detail::Deleter<ringbuf_producer_free>> handle_;
   std::unique_ptr<const shm::Producer> ring_;  // at a fixed address: reservations point to it
+};
+
+// A producer that an Outer found, and that stays the Outer's: valid until it finds another ring at the same key, or is gone.
+class BorrowedProducer {
+ public:
+  BorrowedProducer() = default;
+  explicit BorrowedProducer(ringbuf_producer* handle) : handle_(handle) {}
+  explicit operator bool() const { return handle_ != nullptr; }
+  ringbuf_producer* get() const { return handle_; }
+
+  // As Producer's.
+  Reservation reserve(std::size_t size, std::uint64_t flags = 0) const {
+    return {handle_, ringbuf_reserve(handle_, size, flags), size};
+  }
+  Reservation reserve_wait(std::size_t size, int timeout_ms = -1) const {
+    return {handle_, ringbuf_reserve_wait(handle_, size, timeout_ms), size};
+  }
+  int output(const void* data, std::size_t size, std::uint64_t flags = 0) const {
+    return ringbuf_output(handle_, data, size, flags);
+  }
+
+ private:
+  ringbuf_producer* handle_ = nullptr;
+};
+
+// Finds the producers of a map of maps by key: ringbuf_outer_lookup. One thread at a time; make one a thread.
+class Outer {
+ public:
+  static Expected<Outer> attach(const Map& map) {
+    return detail::own<Outer, ringbuf_outer>([&](auto** h) { return ringbuf_outer_attach(map.get(), h); });
+  }
+  // Empty, with errno, if there is none. `key` points to key_size bytes.
+  BorrowedProducer lookup(const void* key) { return BorrowedProducer(ringbuf_outer_lookup(handle_.get(), key)); }
+  BorrowedProducer at(std::uint32_t index) { return lookup(&index); }  // of an array
+  ringbuf_outer* get() const { return handle_.get(); }
+  explicit Outer(ringbuf_outer* handle) : handle_(handle) {}
+
+ private:
+  std::unique_ptr<ringbuf_outer, detail::Deleter<ringbuf_outer_free>> handle_;
+};
+
+// An array of rings as one stream: each record goes to the ring of this CPU, or of this process. One thread at a time.
+class ShardedProducer {
+ public:
+  static Expected<ShardedProducer> attach(const Map& map, ringbuf_shard shard) {
+    auto outer = Outer::attach(map);
+    if (!outer) return tl::unexpected(outer.error());
+    return ShardedProducer(std::move(*outer), shard);
+  }
+  // Empty on failure, with errno as ringbuf_shard_reserve. Submit before the next reserve.
+  Reservation reserve(std::size_t size, std::uint64_t flags = 0) {
+    ringbuf_producer* producer = nullptr;
+    void* data = ringbuf_shard_reserve(outer_.get(), shard_, size, flags, &producer);
+    return {producer, data, size};
+  }
+
+ private:
+  ShardedProducer(Outer outer, ringbuf_shard shard) : outer_(std::move(outer)), shard_(shard) {}
+
+  Outer outer_;
+  ringbuf_shard shard_;
 };
 
 // A ring mapped for consuming.
