@@ -57,8 +57,12 @@ json() {
   [[ $got == "$2" ]] || die "$1 is $got, not $2"
 }
 
-# Ends when a consumer of /m is asleep.
-until_asleep() { until [[ $("$ctl" -j map show /m | jq .waiting) -gt 0 ]]; do kill -0 "$1" || die "the consumer ended"; done; }
+# until_asleep PID: ends when it sleeps as a consumer of /m.
+until_asleep() {
+  until [[ $("$ctl" -j map show /m | jq .waiting) -gt 0 && $(cut -d ' ' -f 3 "/proc/$1/stat") == S ]]; do
+    kill -0 "$1" || die "the consumer ended"
+  done
+}
 
 test_version_and_help_need_no_daemon() {
   run 0 version
@@ -74,7 +78,7 @@ test_version_and_help_need_no_daemon() {
   cmp help out
   run 0 --help
   cmp help out
-  for verb in show list create output consume dump pin unpin; do
+  for verb in show list create output consume drain dump snapshot pin unpin; do
     grep -q "^  $verb " help || die "help does not know $verb"
     run 0 map "$verb" --help
     grep -q "^Usage: ringbufctl \[OPTIONS\] map $verb" out || die "no usage of $verb"
@@ -89,8 +93,8 @@ test_usage_errors() {
   error "unknown option '--foo'; see 'ringbufctl help'"
   run 2 prog show
   error "unknown object 'prog': use one of map, version, help; see 'ringbufctl help'"
-  run 2 map delete
-  error "unknown command 'delete': use one of show, list, create, output, consume, dump, pin, unpin, help; see 'ringbufctl help'"
+  run 2 map remove
+  error "unknown command 'remove': use one of show, list, create, output, consume, drain, dump, snapshot, pin, unpin, help; see 'ringbufctl help'"
   run 2 map c
   error "command 'c' is ambiguous: it may mean create, consume; see 'ringbufctl help'"
   run 2 map show id
@@ -115,6 +119,12 @@ test_usage_errors() {
     run 2 map create /a --size 4K --mode "$mode"
     error "--mode: '$mode' is not an octal mode of r and w bits, such as 0660; see 'ringbufctl map create --help'"
   done
+  run 2 map create /a --size 4K --type perf
+  error "--type: 'perf' is not a map type: use one of ringbuf, user_ringbuf; see 'ringbufctl map create --help'"
+  run 2 map create /a --size 4K --type user_ringbuf --overwrite
+  error "--overwrite does not go with --type user_ringbuf: only a ringbuf has it; see 'ringbufctl map create --help'"
+  run 2 map create /a --type user_ringbuf
+  error "--size is required; see 'ringbufctl map create --help'"
   run 2 map create /events-2 --size 4K
   error "'events-2' cannot be a map's name: give one of at most 15 characters of [A-Za-z0-9_.] with --name"
   run 2 map consume /a --count many
@@ -158,7 +168,7 @@ test_daemon_not_reachable() {
   long=/$(printf '%0107d' 0)
   run 2 map list --socket "$long"
   error "the socket's path $long is too long; name one of at most 107 bytes with --socket"
-  for verb in "create /a --size 4K" "output /a" "consume /a" "dump /a" "pin id 1 /b" "unpin /a"; do
+  for verb in "create /a --size 4K" "output /a" "consume /a" "drain /a" "dump /a" "snapshot /a" "pin id 1 /b" "unpin /a"; do
     # shellcheck disable=SC2086
     run 3 map $verb --socket "$dir/other" </dev/null
     grep -q "^Error: no ringbufd at $dir/other: " err
@@ -216,7 +226,7 @@ test_show_json_has_bpftools_keys() {
   json . '{"id":1,"name":"m","pinned":["/m"]}'
   printf 'one\ntwo\n' | "$ctl" map output /m 2>err
   run 0 -j map show id 1
-  json '[keys_unsorted[]] | join(" ")' '"id type name flags bytes_key bytes_value max_entries bytes_memlock frozen pinned pids uid gid mode ring_flags consumer_pos producer_pos pending_pos avail_data waiting records bytes wakeups lost"'
+  json '[keys_unsorted[]] | join(" ")' '"id type name flags bytes_key bytes_value max_entries bytes_memlock frozen pinned pids uid gid mode ring_flags overwrite consumer_pos producer_pos pending_pos avail_data waiting records bytes wakeups lost"'
   json '[.id, .type, .name, .flags, .bytes_key, .bytes_value, .max_entries, .frozen, .pinned, .pids, .mode]' \
     '[1,"ringbuf","m",0,0,0,1048576,0,["/m"],[],"0660"]'
   json '[.consumer_pos, .producer_pos, .avail_data, .records, .lost]' \
@@ -232,6 +242,41 @@ test_show_json_has_bpftools_keys() {
   json . null
   run 0 -j map unpin /n
   json . null
+}
+
+test_show_knows_the_types() {
+  start_daemon
+  run 0 map create /user --size 64K --type user_ringbuf
+  run 0 map create /last --size 4K --type ringbuf --overwrite
+  run 0 map show /user
+  grep -q '^1: user_ringbuf  name user  flags 0x0$' out
+  tail -n 3 out >state
+  same state "	consumer_pos 0  producer_pos 0  avail_data 0  waiting 0
+	records 0  bytes 0  wakeups 0
+	lost full 0  too_big 0  lock 0
+"
+  run 0 -j map show /user
+  json '[.type, .flags, has("overwrite"), has("pending_pos"), (.lost | keys_unsorted)]' \
+    '["user_ringbuf",0,false,false,["full","too_big","lock"]]'
+  seq 10000 10999 | "$ctl" map output /last 2>err # 16 bytes each; 255 fit
+  run 0 map consume /last --count 5
+  run 0 map show /last
+  grep -q '^2: ringbuf  name last  flags 0x80000$' out
+  grep -q '  mode 0600  overwrite$' out
+  tail -n 5 out >state
+  same state "	consumer_pos 12000  producer_pos 16000  pending_pos 15984  overwrite_pos 11920  avail_data 4000  waiting 0
+	records 5  bytes 25  wakeups 0
+	lost full 0  too_big 0  busy 0  lock 0
+	overwritten records 745  bytes 3725
+	missed records 745  bytes 3725
+"
+  run 0 -j map show /last
+  json '[.type, .flags, .overwrite, .overwrite_pos, .avail_data, .overwritten, .missed]' \
+    '["ringbuf",524288,true,11920,4000,{"records":745,"bytes":3725},{"records":745,"bytes":3725}]'
+  # avail_data counts from the oldest record that is left.
+  seq 255 | "$ctl" map output /last 2>err
+  run 0 -j map show /last
+  json '.avail_data == .producer_pos - .overwrite_pos' true
 }
 
 test_show_names_who_uses_a_map() {
@@ -278,7 +323,7 @@ test_errors_of_the_daemon() {
   json .id 2
   run 0 map unpin /next
   for map in "id 99" "name nobody" "pinned /nobody"; do
-    for command in show output consume dump; do
+    for command in show output consume drain dump snapshot; do
       # shellcheck disable=SC2086
       run 1 map $command $map </dev/null
       [[ $(wc -l <err) -eq 1 ]] || die "not one sentence: $(cat err)"
@@ -544,7 +589,7 @@ test_closed_standard_descriptors() {
     [[ $code -eq $expected ]] || die "'ringbufctl $*' $redirection ended with $code, not $expected: $(cat err)"
   }
   local command sentence="Error: standard output is closed; redirect it to a file or a pipe"
-  for command in "consume /m" "consume /m --follow" "dump /m" list "-j list" help; do
+  for command in "consume /m" "consume /m --follow" "drain /m" "dump /m" "snapshot /m" list "-j list" help; do
     # shellcheck disable=SC2086
     closed 1 '>&-' map $command
     same err "$sentence"$'\n'
@@ -560,6 +605,247 @@ test_closed_standard_descriptors() {
   closed 0 '2>&-' map output /m --no-wait <<<three
   run 0 map consume /m
   same out $'one\ntwo\nthree\n'
+}
+
+test_drain_takes_what_output_sent() {
+  start_daemon
+  run 0 map create /u --size 64K --type user_ringbuf
+  printf 'plain\0\0caf\303\251 "\\"\0\377\001' >in
+  local format
+  for format in text hex json raw; do
+    run 0 map output /u --nul <in
+    same err $'sent 4 records, 16 bytes; dropped 0\n'
+    run 0 map drain /u --format "$format"
+    mv out "$format"
+  done
+  same text $'plain\n\ncaf\303\251 "\\"\n\377\001\n'
+  same hex $'70 6c 61 69 6e\n\n63 61 66 c3 a9 20 22 5c 22\nff 01\n'
+  same json $'{"size":5,"data":"plain"}\n{"size":0,"data":""}\n{"size":9,"data":"caf\303\251 \\"\\\\\\""}\n{"size":2,"hex":"ff 01"}\n'
+  same raw $'plaincaf\303\251 "\\"\377\001'
+  run 0 map output /u --nul <in
+  run 0 -j map drain /u
+  cmp out json
+  run 0 map drain /u # it is empty
+  same out ""
+  run 0 -j map show /u
+  json '[.records, .bytes, .avail_data]' '[20,80,0]'
+}
+
+test_drain_count_is_exact_and_waits() {
+  start_daemon
+  run 0 map create /m --size 64K --type user_ringbuf
+  seq 10 >in
+  run 0 map output /m <in
+  run 0 map drain /m --count 0
+  same out ""
+  run 0 map drain /m --count 4
+  same out $'1\n2\n3\n4\n'
+  "$ctl" map drain /m --count 8 >received &
+  local consumer=$!
+  until_asleep "$consumer"
+  run 0 map output /m <in
+  wait "$consumer"
+  same received $'5\n6\n7\n8\n9\n10\n1\n2\n'
+  run 0 map drain /m
+  same out $'3\n4\n5\n6\n7\n8\n9\n10\n'
+  "$ctl" map drain /m --count 3 >received 2>err &
+  consumer=$!
+  until_asleep "$consumer"
+  kill -TERM "$consumer"
+  local code=0
+  wait "$consumer" || code=$?
+  [[ $code -eq 1 ]] || die "ended with $code"
+  same err $'Error: stopped by a signal after 0 of 3 records\n'
+}
+
+test_drain_takes_more_than_one_drain_may() {
+  start_daemon
+  run 0 map create /u --size 4M --type user_ringbuf
+  seq 100001 240000 >in # bpf_user_ringbuf_drain takes 131072 at once
+  run 0 map output /u <in
+  run 0 map drain /u
+  cmp out in
+}
+
+test_drain_follows_until_a_signal() {
+  start_daemon
+  run 0 map create /m --size 4K --type user_ringbuf
+  mkfifo fifo
+  "$ctl" map drain /m --follow >fifo &
+  local consumer=$! line i
+  exec 5<fifo
+  for ((i = 0; i < 20; i++)); do
+    until_asleep "$consumer"
+    echo "hello $i" | "$ctl" map output /m 2>err
+    read -r line <&5 # it does not keep back what it has
+    [[ $line == "hello $i" ]] || die "got '$line'"
+  done
+  seq 20000 >in # many times what fits: producer and drain wake each other
+  head -n 20000 <&5 >received &
+  local reader=$!
+  run 0 map output /m <in
+  wait "$reader"
+  cmp in received
+  kill "$consumer"
+  wait "$consumer" || die "ended with $?"
+}
+
+test_output_into_a_user_ring() {
+  start_daemon
+  run 0 map create /u --size 4K --type user_ringbuf
+  seq 10000 10999 >in
+  run 0 map output /u --no-wait <in
+  same err $'sent 256 records, 1280 bytes; dropped 744\n' # 16 bytes each; nothing stays free
+  run 0 -j map show /u
+  json '[.lost.full, .avail_data]' '[744,4096]'
+  run 0 map drain /u
+  cmp out <(head -n 256 in)
+  head -c 4088 /dev/zero >in
+  run 0 map output /u --whole <in
+  run 0 map drain /u --format raw
+  cmp out in
+  { echo a && head -c 4089 /dev/zero | tr '\0' x && echo && echo b; } >in
+  run 1 map output /u <in
+  same err "Error: record 2 has 4089 bytes, but this ring takes at most 4088 in one; it and others like it are dropped: use a map of a larger --size
+sent 2 records, 2 bytes; dropped 1
+"
+  run 0 -j map show /u
+  json .lost.too_big 1
+  # However large the ring, a drain takes no sample of more than 2^24 - 1 bytes.
+  run 0 map create /big --size 32M --type user_ringbuf
+  head -c 16777216 /dev/zero >in
+  run 1 -j map output /big --whole <in
+  json '[.dropped, .errno, (.error | test("at most 16777215 in one"))]' '[1,"E2BIG",true]'
+  head -c 16777215 in | "$ctl" map output /big --whole 2>err
+  same err $'sent 1 records, 16777215 bytes; dropped 0\n'
+  # It has one producer at a time.
+  mkfifo fifo
+  "$ctl" map output /u <fifo 2>first &
+  local producer=$!
+  exec 4>fifo
+  echo hello >&4
+  "$ctl" map drain /u --count 3 >out
+  run 1 map output /u </dev/null
+  grep -q '^Error: .*producer' err || die "$(cat err)"
+  exec 4>&-
+  wait "$producer"
+}
+
+test_output_waits_for_room_in_a_user_ring_on_a_terminal() {
+  command -v script >/dev/null || exit 77
+  start_daemon
+  run 0 map create /u --size 4K --type user_ringbuf
+  seq 2000 >in # with progress each wait has a timeout, which is ENOSPC here
+  script -qefc "$ctl map output /u <in" typescript >/dev/null &
+  local sender=$!
+  until grep -qa 'records/s' typescript 2>/dev/null; do kill -0 "$sender" || die "it ended: $(cat typescript)"; done
+  run 0 map drain /u --count 2000
+  cmp in out
+  wait "$sender"
+  grep -qa 'sent 2000 records' typescript
+}
+
+test_each_ring_has_its_command() {
+  start_daemon
+  run 0 map create /r --size 4K
+  run 0 map create /u --size 4K --type user_ringbuf
+  echo hello | "$ctl" map output /r 2>err
+  echo hello | "$ctl" map output /u 2>err
+  run 2 map consume /u
+  error "map 2 'u' is a user_ringbuf, which is not consumed but drained: use 'ringbufctl map drain id 2'"
+  run 2 map drain name r
+  error "map 1 'r' is a ringbuf, which is not drained but consumed: use 'ringbufctl map consume id 1'"
+  run 2 -j map drain /r
+  json .errno '"EINVAL"'
+  run 0 map consume /r # nothing was taken
+  same out $'hello\n'
+  run 0 map dump /u
+  same out $'pos 0  size 5  slot 0  data hello\nFound 1 record\n'
+  run 0 map snapshot /u
+  same out $'pos 0  size 5  slot 0  data hello\nFound 1 record\n'
+  run 0 map drain /u
+  same out $'hello\n'
+}
+
+test_drain_reports_a_damaged_ring() {
+  [[ $(id -u) -eq 0 ]] || exit 77
+  start_daemon
+  run 0 map create /u --size 4K --type user_ringbuf
+  local fd memory=""
+  for fd in "/proc/$daemon/fd"/*; do [[ $(readlink "$fd") != *ringbuf:p* ]] || memory=$fd; done
+  [[ $memory ]] || die "the daemon has no memory of the ring"
+  printf '\003' | dd of="$memory" bs=1 seek=65536 conv=notrunc status=none # producer_pos: not a multiple of 8
+  local options
+  for options in "" --follow "--count 1"; do
+    # shellcheck disable=SC2086
+    run 1 map drain /u $options
+    grep -q '^Error: .*producer_pos.*: create a new map$' err || die "$(cat err)"
+  done
+}
+
+test_snapshot_is_the_flight_recorders_last_lap() {
+  start_daemon
+  run 0 map create /f --size 4K --overwrite
+  run 0 map snapshot /f
+  same out $'Found 0 records\n'
+  run 0 -j map snapshot /f
+  same out $'[]\n'
+  seq 10000 10999 >in
+  run 0 map output /f <in # nobody consumes, and it does not wait
+  same err $'sent 1000 records, 5000 bytes; dropped 0\n'
+  tail -n 255 in >last # 16 bytes each, 8 stay free
+  for _ in 1 2; do
+    run 0 map snapshot /f --format raw
+    cmp out <(tr -d '\n' <last)
+  done
+  run 0 map consume /f --count 5
+  run 0 -j map dump /f
+  json '[length, .[0].data]' '[250,"10750"]'
+  run 0 -j map snapshot /f # what was consumed is still there
+  json '[length, .[0], .[254].data]' '[255,{"pos":11920,"size":5,"slot":1,"flags":[],"data":"10745"},"10999"]'
+  run 0 map snapshot /f --format hex
+  [[ $(tail -n 1 out) == "Found 255 records" ]] || die "$(tail -n 1 out)"
+  [[ $(head -n 1 out) == "pos 11920  size 5  slot 1  data 31 30 37 34 35" ]] || die "$(head -n 1 out)"
+  # A ring that does not overwrite: what is not consumed.
+  run 0 map create /m --size 4K
+  printf 'one\ntwo\n' | "$ctl" map output /m 2>err
+  run 0 map consume /m --count 1
+  run 0 map snapshot /m
+  same out $'pos 16  size 3  slot 1  data two\nFound 1 record\n'
+}
+
+test_consume_says_what_it_missed() {
+  start_daemon
+  run 0 map create /f --size 4K --overwrite
+  seq 10000 10999 >in
+  run 0 map output /f <in
+  run 0 map consume /f
+  cmp out <(tail -n 255 in)
+  same err $'ringbufctl: missed 745 records, 3725 bytes: they were overwritten before they could be consumed\n'
+  # Once each.
+  run 0 map output /f </dev/null
+  run 0 map consume /f
+  same out ""
+  same err ""
+  seq 20000 20009 | "$ctl" map output /f 2>err
+  run 0 map consume /f
+  same err ""
+  run 0 map output /f <in
+  run 0 -j map consume /f --count 255
+  tail -n 1 out >missed
+  same missed $'{"missed":{"records":745,"bytes":3725}}\n'
+  cmp <(head -n 255 out | jq -r .data) <(tail -n 255 in)
+  same err ""
+  # Records alone are what --format asks for; and a reader that has gone hides nothing.
+  run 0 map output /f <in
+  run 0 map consume /f --format json
+  [[ $(wc -l <out) -eq 255 ]] || die "$(wc -l <out) lines"
+  grep -q '^ringbufctl: missed 745 records' err
+  run 0 map output /f <in
+  local code=0
+  "$ctl" -j map consume /f >/dev/full 2>err || code=$?
+  [[ $code -eq 1 ]] || die "ended with $code"
+  grep -q '^ringbufctl: missed 745 records' err || die "$(cat err)"
 }
 
 test_dump_does_not_consume() {
@@ -658,9 +944,11 @@ test_completion_asks_the_tool() {
   run 0 __complete
   grep -qx map out
   run 0 __complete map
-  for verb in show list create output consume dump pin unpin help; do grep -qx "$verb" out || die "$verb"; done
+  for verb in show list create output consume drain dump snapshot pin unpin help; do grep -qx "$verb" out || die "$verb"; done
   run 0 __complete map consume
   for word in --follow --count --format --socket id name pinned; do grep -qx -- "$word" out || die "$word"; done
+  run 0 __complete map create /n --type
+  grep -qx user_ringbuf out
   run 0 __complete map show id
   same out $'1\n'
   run 0 __complete map show name

@@ -44,10 +44,12 @@ Result<void> run_create(const Invocation& invocation, const Globals& globals) {
 
   ringbuf_map_create_opts opts{};
   opts.sz = sizeof(opts);
+  opts.map_type = create.type;
   opts.mode = create.mode;
+  if (create.overwrite) opts.map_flags |= RINGBUF_OVERWRITE;
   if (create.single_producer) opts.ring_flags = RINGBUF_F_SINGLE_PRODUCER;
   if (create.numa_node) {
-    opts.map_flags = RINGBUF_NUMA_NODE;
+    opts.map_flags |= RINGBUF_NUMA_NODE;
     opts.numa_node = *create.numa_node;
   }
   ret = ringbuf_map_create(session->get(), name.c_str(), create.max_entries, &opts, &raw);

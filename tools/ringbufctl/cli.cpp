@@ -11,6 +11,8 @@
 #include <memory>
 #include <string_view>
 
+#include "map_type.hpp"
+
 namespace ringbufctl {
 namespace {
 
@@ -21,18 +23,33 @@ struct VerbInfo {
   Verb verb;
   const char* synopsis;
   const char* description;
+  const char* details = "";  // for the verb's own help
 };
 
 constexpr VerbInfo kVerbs[] = {
     {"show", Verb::kShow, "[MAP]", "Show a map, or all maps that you may open."},
     {"list", Verb::kShow, "[MAP]", "The same as show."},
-    {"create", Verb::kCreate, "PATH --size SIZE [--name NAME] [--mode MODE] [--single-producer] [--numa-node NODE]",
-     "Create a ring buffer map and pin it at PATH in the daemon's own namespace."},
+    {"create", Verb::kCreate,
+     "PATH --size SIZE [--type TYPE] [--overwrite] [--name NAME] [--mode MODE] [--single-producer] [--numa-node NODE]",
+     "Create a ring buffer map and pin it at PATH in the daemon's own namespace.",
+     "ringbuf       many producers, one consumer, as bpf_ringbuf_output and ring_buffer__consume\n"
+     "user_ringbuf  one producer, and records are drained, as user_ring_buffer__reserve and bpf_user_ringbuf_drain\n"
+     "With --overwrite a ringbuf is a flight recorder: producers never wait for a consumer, the oldest records make room,\n"
+     "and 'map snapshot' shows what is left.\n"},
     {"output", Verb::kOutput, "MAP [--nul] [--whole] [--no-wait]",
      "Send standard input to a map, one record a line; wait for room in the ring."},
     {"consume", Verb::kConsume, "MAP [--follow] [--count N] [--format FORMAT]",
-     "Take the records out of a map and write them to standard output, until the ring is empty."},
+     "Take the records out of a ringbuf and write them to standard output, until the ring is empty.",
+     "Of a map created with --overwrite, what was overwritten in the meantime is counted as missed; if there is any, the\n"
+     "end says so on standard error, or with --json as a last object {\"missed\":{\"records\":N,\"bytes\":N}}.\n"
+     "A user_ringbuf is not consumed but drained.\n"},
+    {"drain", Verb::kDrain, "MAP [--follow] [--count N] [--format FORMAT]",
+     "Take the records out of a user_ringbuf and write them to standard output, until the ring is empty."},
     {"dump", Verb::kDump, "MAP [--format FORMAT]", "Show the records that are in a map now, without consuming them."},
+    {"snapshot", Verb::kSnapshot, "MAP [--format FORMAT]",
+     "Show the records that a map held at one moment, without gaps, and without consuming them.",
+     "Where dump reads record by record and skips what was overwritten meanwhile, a snapshot is contiguous. Of a map created\n"
+     "with --overwrite it has all that is left in the ring, consumed or not: what happened last.\n"},
     {"pin", Verb::kPin, "MAP PATH", "Give a map a path: it then lives without users."},
     {"unpin", Verb::kUnpin, "PATH", "Remove a path; a map that nothing else refers to is freed."},
     {"help", Verb::kHelp, "", "Show the commands."},
@@ -60,12 +77,19 @@ void add_globals(CLI::App& app, Globals& globals, bool& version) {
   app.set_help_flag("-h,--help", "Show this help")->group("General options");
 }
 
+std::string joined(const Words& words, const char* separator) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : separator) + word;
+  return text;
+}
+
 std::string overview() {
   std::string text = "Usage: ringbufctl [OPTIONS] map COMMAND\n       ringbufctl version | help\n\nCOMMAND:\n";
   for (const VerbInfo& verb : kVerbs) {
     text += std::string("  ") + verb.name + (*verb.synopsis ? " " : "") + verb.synopsis + "\n        " + verb.description + "\n";
   }
-  return text + "\n" + kMapGrammar +
+  return text + "\n" + kMapGrammar + "TYPE   := { " + joined(type_names(), " | ") +
+         " }\n"
          "FORMAT := { text | hex | json | raw }\n"
          "SIZE   := bytes, or with K, M or G\n"
          "\n"
@@ -74,7 +98,10 @@ std::string overview() {
          "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 daemon not reachable.\n";
 }
 
-bool takes_map(const VerbInfo& info) { return std::string_view(info.synopsis).find("MAP") != std::string_view::npos; }
+bool takes_map(const VerbInfo& info) {
+  const std::string_view synopsis = info.synopsis;
+  return synopsis.starts_with("MAP") || synopsis.starts_with("[MAP]");
+}
 
 tl::unexpected<Failure> usage_error(const std::string& sentence, const std::string& command = "") {
   const std::string help = command.empty() ? "ringbufctl help" : "ringbufctl map " + command + " --help";
@@ -90,10 +117,8 @@ Result<std::string> expand(const std::string& word, const Words& choices, const 
     if (choice.starts_with(word)) matches.push_back(choice);
   }
   if (matches.size() == 1) return matches[0];
-  std::string names;
-  for (const std::string& choice : matches.empty() ? choices : matches) names += (names.empty() ? "" : ", ") + choice;
-  if (matches.empty()) return usage_error("unknown " + what + " '" + word + "': use one of " + names + hint);
-  return usage_error(what + " '" + word + "' is ambiguous: it may mean " + names);
+  if (matches.empty()) return usage_error("unknown " + what + " '" + word + "': use one of " + joined(choices, ", ") + hint);
+  return usage_error(what + " '" + word + "' is ambiguous: it may mean " + joined(matches, ", "));
 }
 
 // Takes the MAP in front of `words` away.
@@ -153,6 +178,13 @@ std::string parse_mode(const std::string& text, uint32_t& mode) {
   return "'" + text + "' is not an octal mode of r and w bits, such as 0660";
 }
 
+std::string parse_type(const std::string& text, uint32_t& type) {
+  const std::optional<uint32_t> known = type_of(text);
+  if (!known) return "'" + text + "' is not a map type: use one of " + joined(type_names(), ", ");
+  type = *known;
+  return "";
+}
+
 std::string parse_format(const std::string& text, std::optional<Format>& format) {
   static const std::map<std::string, Format> kFormats = {
       {"text", Format::kText}, {"hex", Format::kHex}, {"json", Format::kJson}, {"raw", Format::kRaw}};
@@ -177,8 +209,10 @@ void add_options(CLI::App& app, Invocation& invocation) {
     case Verb::kCreate: {
       CreateOptions& create = invocation.create;
       add_parsed(app, "--size", "SIZE", "Bytes of data: a power of two, at least a page; K, M, G are understood",
-                 [&](auto& text) { return parse_size(text, create.max_entries); })
-          ->required();
+                 [&](auto& text) { return parse_size(text, create.max_entries); });
+      add_parsed(app, "--type", "TYPE", "What kind of map, see below; default: ringbuf",
+                 [&](auto& text) { return parse_type(text, create.type); });
+      app.add_flag("--overwrite", create.overwrite, "A full ring gives up its oldest records for new ones");
       app.add_option("--name", create.name, "At most 15 of [A-Za-z0-9_.]; default: the last part of PATH")->type_name("NAME");
       add_parsed(app, "--mode", "MODE", "Who may open it, in octal: r observes, w produces, rw consumes too; default 0600",
                  [&](auto& text) { return parse_mode(text, create.mode); });
@@ -193,17 +227,39 @@ void add_options(CLI::App& app, Invocation& invocation) {
       app.add_flag("--no-wait", invocation.output.no_wait, "Drop what finds no room in the ring");
       break;
     case Verb::kConsume:
+    case Verb::kDrain:
       app.add_flag("--follow", invocation.consume.follow, "Wait for more until SIGINT or SIGTERM");
       add_parsed(app, "--count", "N", "Take exactly N records; wait for them",
                  [&](auto& text) { return parse_number(text, 10, invocation.consume.count.emplace()); });
       [[fallthrough]];
     case Verb::kDump:
+    case Verb::kSnapshot:
       add_parsed(app, "--format", "text|hex|json|raw",
                  "text: one line a record; hex: bytes in hex; json: one object a line; raw: nothing but the bytes",
                  [&](auto& text) { return parse_format(text, invocation.format); });
       break;
     default: break;
   }
+}
+
+// Which options of `create` go with which type.
+Result<void> check_create(const CLI::App& app, const CreateOptions& create) {
+  struct Rule {
+    const char* option;
+    bool fits;
+    const char* instead;
+  };
+  const bool overwrites = create.type == RINGBUF_MAP_TYPE_RINGBUF;
+  const Rule rules[] = {
+      {"--overwrite", overwrites, "only a ringbuf has it"},
+  };
+  for (const Rule& rule : rules) {
+    if (rule.fits || app.count(rule.option) == 0) continue;
+    return usage_error(std::string(rule.option) + " does not go with --type " + type_name(create.type) + ": " + rule.instead,
+                       "create");
+  }
+  if (app.count("--size") == 0) return usage_error("--size is required", "create");
+  return {};
 }
 
 // CLI11's failure as our sentence.
@@ -221,7 +277,7 @@ std::unique_ptr<CLI::App> verb_app(const VerbInfo& info, Invocation& invocation,
   add_options(*app, invocation);
   app->add_option("words", words)->group("");
   add_globals(*app, globals, version);
-  if (takes_map(info)) app->footer(kMapGrammar);
+  app->footer(std::string(info.details) + (*info.details && takes_map(info) ? "\n" : "") + (takes_map(info) ? kMapGrammar : ""));
   return app;
 }
 
@@ -294,6 +350,9 @@ Result<Invocation> parse_verb(const VerbInfo& info, const Words& rest, Globals& 
   if (version) return version_invocation();
   if (info.verb == Verb::kHelp) return help_invocation();
 
+  if (info.verb == Verb::kCreate) {
+    if (const Result<void> fits = check_create(*app, invocation.create); !fits) return tl::unexpected(fits.error());
+  }
   if (takes_map(info) && (info.verb != Verb::kShow || !words.empty())) {
     Result<MapName> map = take_map(words, info.name);
     if (!map) return tl::unexpected(map.error());

@@ -2,6 +2,8 @@
 // The command line: bpftool's grammar, `ringbufctl [OPTIONS] map COMMAND`.
 #pragma once
 
+#include <ringbuf/ringbuf.h>
+
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -12,7 +14,7 @@
 
 namespace ringbufctl {
 
-enum class Verb { kShow, kCreate, kOutput, kConsume, kDump, kPin, kUnpin, kVersion, kHelp, kComplete };
+enum class Verb { kShow, kCreate, kOutput, kConsume, kDrain, kDump, kSnapshot, kPin, kUnpin, kVersion, kHelp, kComplete };
 
 enum class Format { kText, kHex, kJson, kRaw };
 
@@ -30,9 +32,11 @@ struct MapName {
 };
 
 struct CreateOptions {
+  uint32_t type = RINGBUF_MAP_TYPE_RINGBUF;
   uint32_t max_entries = 0;
   std::string name;
   uint32_t mode = 0;
+  bool overwrite = false;
   bool single_producer = false;
   std::optional<uint32_t> numa_node;
 };
@@ -43,7 +47,7 @@ struct OutputOptions {
   bool no_wait = false;
 };
 
-struct ConsumeOptions {
+struct ConsumeOptions {  // consume, drain
   bool follow = false;
   std::optional<uint64_t> count;
 };
@@ -56,7 +60,7 @@ struct Invocation {
   CreateOptions create;
   OutputOptions output;
   ConsumeOptions consume;
-  std::optional<Format> format;    // consume, dump
+  std::optional<Format> format;    // of the commands that print records
   std::string help;                // help: the text
   std::vector<std::string> words;  // complete: the words typed so far
 };

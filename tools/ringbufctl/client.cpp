@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "map_type.hpp"
+
 namespace ringbufctl {
 
 tl::unexpected<Failure> library_failure(int negative_errno, const std::string& hint) {
@@ -64,6 +66,15 @@ Result<ringbuf_map_info> map_info(const Map& map) {
   const int ret = ringbuf_map_get_info(map.get(), &info, sizeof(info));
   if (ret < 0) return library_failure(ret);
   return info;
+}
+
+Result<OpenMap> open_map_for(const Session& session, const Invocation& invocation, uint32_t rights) {
+  Result<Map> map = open_map(session, *invocation.map, rights);
+  if (!map) return tl::unexpected(map.error());
+  const Result<ringbuf_map_info> info = map_info(*map);
+  if (!info) return tl::unexpected(info.error());
+  if (const Result<void> works = check_verb(*info, invocation.verb); !works) return tl::unexpected(works.error());
+  return OpenMap{std::move(*map), *info};
 }
 
 }  // namespace ringbufctl

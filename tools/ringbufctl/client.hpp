@@ -34,4 +34,11 @@ Result<Session> connect(const Globals& globals);
 Result<Map> open_map(const Session& session, const MapName& name, uint32_t rights);
 Result<ringbuf_map_info> map_info(const Map& map);
 
+// A map that the command works on.
+struct OpenMap {
+  Map map;
+  ringbuf_map_info info;
+};
+Result<OpenMap> open_map_for(const Session& session, const Invocation& invocation, uint32_t rights);
+
 }  // namespace ringbufctl

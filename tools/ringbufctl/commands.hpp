@@ -13,7 +13,9 @@ Result<void> run_pin(const Invocation& invocation, const Globals& globals);
 Result<void> run_unpin(const Invocation& invocation, const Globals& globals);
 Result<void> run_output(const Invocation& invocation, const Globals& globals);
 Result<void> run_consume(const Invocation& invocation, const Globals& globals);
+Result<void> run_drain(const Invocation& invocation, const Globals& globals);
 Result<void> run_dump(const Invocation& invocation, const Globals& globals);
+Result<void> run_snapshot(const Invocation& invocation, const Globals& globals);
 Result<void> run_complete(const Invocation& invocation);
 
 }  // namespace ringbufctl

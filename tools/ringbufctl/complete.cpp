@@ -5,6 +5,7 @@
 
 #include "client.hpp"
 #include "commands.hpp"
+#include "map_type.hpp"
 #include "writer.hpp"
 
 namespace ringbufctl {
@@ -57,6 +58,8 @@ Result<void> run_complete(const Invocation& invocation) {
     candidates = from_daemon(globals, Wanted::kPins);
   } else if (last == "--format") {
     candidates = {"text", "hex", "json", "raw"};
+  } else if (last == "--type") {
+    candidates = type_names();
   } else {
     candidates = known_words(before);
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// map dump: what is in a ring, without consuming it.
+// map dump, map snapshot: what is in a ring, without consuming it.
 #include <cerrno>
 
 #include "client.hpp"
@@ -37,25 +37,26 @@ int on_record(void* ctx, uint64_t pos, uint32_t flags, uint32_t slot, const void
   return static_cast<Dump*>(ctx)->take({pos, flags, slot, size, bytes});
 }
 
-}  // namespace
-
-Result<void> run_dump(const Invocation& invocation, const Globals& globals) {
+Result<void> show_records(decltype(ringbuf_observer_dump)* walk, const Invocation& invocation, const Globals& globals) {
   if (const Result<void> writable = check_stdout(); !writable) return writable;
   const Result<Session> session = connect(globals);
   if (!session) return tl::unexpected(session.error());
-  const Result<Map> map = open_map(*session, *invocation.map, RINGBUF_RIGHT_OBSERVE);
+  const Result<OpenMap> map = open_map_for(*session, invocation, RINGBUF_RIGHT_OBSERVE);
   if (!map) return tl::unexpected(map.error());
   ringbuf_observer* raw = nullptr;
-  int ret = ringbuf_observer_attach(map->get(), &raw);
+  int ret = ringbuf_observer_attach(map->map.get(), &raw);
   if (ret < 0) return library_failure(ret);
   const Observer observer(raw);
 
   const bool array = globals.json && invocation.format.value_or(Format::kJson) == Format::kJson;
   Dump dump{invocation.format.value_or(Format::kText), array, globals.pretty, 0, {}};
   if (array) dump.writer.buffer() = "[";
-  const int64_t shown = ringbuf_observer_dump(observer.get(), on_record, &dump);
+  const int64_t shown = walk(observer.get(), on_record, &dump);
   std::optional<Failure> failure;
-  if (shown < 0 && shown != -ECANCELED) failure = library_failure(static_cast<int>(shown)).value();
+  if (shown < 0 && shown != -ECANCELED) {
+    const char* hint = shown == -EAGAIN ? "try again when they are slower, or create the map with a larger --size" : "";
+    failure = library_failure(static_cast<int>(shown), hint).value();
+  }
   if (array) {
     if (failure) dump.add(failure_json(*failure, globals.pretty));  // as bpftool, inside what was begun
     dump.writer.buffer() += "]\n";
@@ -68,6 +69,16 @@ Result<void> run_dump(const Invocation& invocation, const Globals& globals) {
   if (failure && array) failure->sentence.clear();  // it was said already
   if (failure) return tl::unexpected(*failure);
   return {};
+}
+
+}  // namespace
+
+Result<void> run_dump(const Invocation& invocation, const Globals& globals) {
+  return show_records(ringbuf_observer_dump, invocation, globals);
+}
+
+Result<void> run_snapshot(const Invocation& invocation, const Globals& globals) {
+  return show_records(ringbuf_observer_snapshot, invocation, globals);
 }
 
 }  // namespace ringbufctl

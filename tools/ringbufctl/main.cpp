@@ -19,7 +19,9 @@ Result<void> run(const Invocation& invocation, const Globals& globals) {
     case Verb::kCreate: return run_create(invocation, globals);
     case Verb::kOutput: return run_output(invocation, globals);
     case Verb::kConsume: return run_consume(invocation, globals);
+    case Verb::kDrain: return run_drain(invocation, globals);
     case Verb::kDump: return run_dump(invocation, globals);
+    case Verb::kSnapshot: return run_snapshot(invocation, globals);
     case Verb::kPin: return run_pin(invocation, globals);
     case Verb::kUnpin: return run_unpin(invocation, globals);
     case Verb::kVersion: return print(globals.json ? version_json(globals.pretty) : version_plain());

@@ -3,8 +3,12 @@
 
 #include <string.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <utility>
+
+#include "map_type.hpp"
 
 namespace ringbufctl {
 namespace {
@@ -32,18 +36,6 @@ const char* role_name(uint32_t role) {
     default: return "unknown";
   }
 }
-
-std::string type_name(uint32_t type) {
-  switch (type) {  // as bpftool
-    case RINGBUF_MAP_TYPE_ARRAY_OF_MAPS: return "array_of_maps";
-    case RINGBUF_MAP_TYPE_HASH_OF_MAPS: return "hash_of_maps";
-    case RINGBUF_MAP_TYPE_RINGBUF: return "ringbuf";
-    case RINGBUF_MAP_TYPE_USER_RINGBUF: return "user_ringbuf";
-    default: return "type " + std::to_string(type);
-  }
-}
-
-uint64_t avail_data(const ringbuf_stats& stats) { return stats.producer_pos - stats.consumer_pos; }
 
 std::string number(uint64_t value) { return std::to_string(value); }
 
@@ -107,6 +99,39 @@ void add_data(Json& json, std::string_view data) {
   }
 }
 
+// What a map's state says beyond bpftool's keys. One list for both forms, so that they say the same: in plain text a group is a
+// line, in JSON a named one is an object.
+struct Group {
+  const char* name;  // "": none
+  std::vector<std::pair<const char*, uint64_t>> fields;
+};
+
+std::vector<Group> state_groups(const MapState& map) {
+  if (!map.stats) return {};
+  const ringbuf_stats& stats = *map.stats;
+  const bool user = map.info.type == RINGBUF_MAP_TYPE_USER_RINGBUF;  // its producer has no pending_pos, and meets no BUSY record
+  const bool overwrite = map.info.map_flags & RINGBUF_OVERWRITE;
+  const uint64_t oldest = overwrite ? std::max(stats.consumer_pos, stats.overwrite_pos) : stats.consumer_pos;
+
+  Group positions{"", {{"consumer_pos", stats.consumer_pos}, {"producer_pos", stats.producer_pos}}};
+  if (!user) positions.fields.emplace_back("pending_pos", stats.pending_pos);
+  if (overwrite) positions.fields.emplace_back("overwrite_pos", stats.overwrite_pos);
+  positions.fields.emplace_back("avail_data", stats.producer_pos - oldest);
+  positions.fields.emplace_back("waiting", stats.waiting);
+  Group lost{"lost", {{"full", stats.lost[RINGBUF_LOST_FULL]}, {"too_big", stats.lost[RINGBUF_LOST_TOO_BIG]}}};
+  if (!user) lost.fields.emplace_back("busy", stats.lost[RINGBUF_LOST_BUSY]);
+  lost.fields.emplace_back("lock", stats.lost[RINGBUF_LOST_LOCK]);
+
+  std::vector<Group> groups{std::move(positions)};
+  groups.push_back({"", {{"records", stats.records}, {"bytes", stats.bytes}, {"wakeups", stats.wakeups}}});
+  groups.push_back(std::move(lost));
+  if (overwrite) {
+    groups.push_back({"overwritten", {{"records", stats.overwritten_records}, {"bytes", stats.overwritten_bytes}}});
+    groups.push_back({"missed", {{"records", stats.missed_records}, {"bytes", stats.missed_bytes}}});
+  }
+  return groups;
+}
+
 Json json_of(const MapState& map) {
   const ringbuf_map_info& info = map.info;
   Json json = {{"id", info.id}, {"type", type_name(info.type)}};
@@ -126,20 +151,11 @@ Json json_of(const MapState& map) {
   json["gid"] = info.gid;
   json["mode"] = format_mode(info.mode);
   json["ring_flags"] = info.ring_flags;
-  if (!map.stats) return json;
-  const ringbuf_stats& stats = *map.stats;
-  json["consumer_pos"] = stats.consumer_pos;
-  json["producer_pos"] = stats.producer_pos;
-  json["pending_pos"] = stats.pending_pos;
-  json["avail_data"] = avail_data(stats);
-  json["waiting"] = stats.waiting;
-  json["records"] = stats.records;
-  json["bytes"] = stats.bytes;
-  json["wakeups"] = stats.wakeups;
-  json["lost"] = {{"full", stats.lost[RINGBUF_LOST_FULL]},
-                  {"too_big", stats.lost[RINGBUF_LOST_TOO_BIG]},
-                  {"busy", stats.lost[RINGBUF_LOST_BUSY]},
-                  {"lock", stats.lost[RINGBUF_LOST_LOCK]}};
+  if (info.type == RINGBUF_MAP_TYPE_RINGBUF) json["overwrite"] = (info.map_flags & RINGBUF_OVERWRITE) != 0;
+  for (const Group& group : state_groups(map)) {
+    Json& object = *group.name ? json[group.name] : json;
+    for (const auto& [name, value] : group.fields) object[name] = value;
+  }
   return json;
 }
 
@@ -161,6 +177,7 @@ std::string map_plain(const MapState& map) {
          "B  max_entries " + number(info.max_entries) + "  memlock " + number(info.bytes_memlock) + "B\n\tuid " +
          number(info.uid) + "  gid " + number(info.gid) + "  mode " + format_mode(info.mode);
   if (info.ring_flags & RINGBUF_F_SINGLE_PRODUCER) out += "  single_producer";
+  if (info.map_flags & RINGBUF_OVERWRITE) out += "  overwrite";
   out += "\n";
   for (const std::string& path : map.pins) out += "\tpinned " + path + "\n";
   for (size_t i = 0; i < map.users.size(); i++) {
@@ -168,14 +185,14 @@ std::string map_plain(const MapState& map) {
     out += (i ? ", " : "\tpids ") + user.comm + "(" + number(user.pid) + ") " + role_name(user.role);
   }
   if (!map.users.empty()) out += "\n";
-  if (!map.stats) return out;
-  const ringbuf_stats& stats = *map.stats;
-  return out + "\tconsumer_pos " + number(stats.consumer_pos) + "  producer_pos " + number(stats.producer_pos) +
-         "  pending_pos " + number(stats.pending_pos) + "  avail_data " + number(avail_data(stats)) + "  waiting " +
-         number(stats.waiting) + "\n\trecords " + number(stats.records) + "  bytes " + number(stats.bytes) + "  wakeups " +
-         number(stats.wakeups) + "\n\tlost full " + number(stats.lost[RINGBUF_LOST_FULL]) + "  too_big " +
-         number(stats.lost[RINGBUF_LOST_TOO_BIG]) + "  busy " + number(stats.lost[RINGBUF_LOST_BUSY]) + "  lock " +
-         number(stats.lost[RINGBUF_LOST_LOCK]) + "\n";
+  for (const Group& group : state_groups(map)) {
+    std::string line = group.name;
+    for (const auto& [name, value] : group.fields) {
+      line += std::string(line.empty() ? "" : line == group.name ? " " : "  ") + name + " " + number(value);
+    }
+    out += "\t" + line + "\n";
+  }
+  return out;
 }
 
 std::string map_json(const MapState& map, bool pretty) { return line_of(json_of(map), pretty); }
@@ -211,6 +228,15 @@ std::string summary_json(const SendSummary& summary, const Failure* failure, boo
   Json json = {{"sent", summary.records}, {"bytes", summary.bytes}, {"dropped", summary.dropped}};
   if (failure) json.update(json_of(*failure));
   return line_of(json, pretty);
+}
+
+std::string missed_plain(const Loss& missed) {
+  return "ringbufctl: missed " + number(missed.records) + " records, " + number(missed.bytes) +
+         " bytes: they were overwritten before they could be consumed\n";
+}
+
+std::string missed_json(const Loss& missed, bool pretty) {
+  return line_of({{"missed", {{"records", missed.records}, {"bytes", missed.bytes}}}}, pretty);
 }
 
 void append_record(std::string& out, Format format, std::string_view data) {

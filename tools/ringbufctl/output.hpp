@@ -35,6 +35,11 @@ struct DumpRecord {
   std::string_view data;  // empty if BUSY
 };
 
+struct Loss {
+  uint64_t records = 0;
+  uint64_t bytes = 0;
+};
+
 struct SendSummary {
   uint64_t records = 0;
   uint64_t bytes = 0;
@@ -54,9 +59,13 @@ std::string summary_plain(const SendSummary& summary);
 // With the failure, if there is one, in the same object.
 std::string summary_json(const SendSummary& summary, const Failure* failure, bool pretty);
 
-// One record as consume prints it.
+// What a consumer of an overwrite ring came too late for.
+std::string missed_plain(const Loss& missed);
+std::string missed_json(const Loss& missed, bool pretty);
+
+// One record as consume and drain print it.
 void append_record(std::string& out, Format format, std::string_view data);
-// One record as dump prints it.
+// One record as dump and snapshot print it.
 void append_dump_record(std::string& out, Format format, const DumpRecord& record);
 std::string dump_record_json(const DumpRecord& record, bool pretty);
 

@@ -56,6 +56,21 @@ class Progress {
   uint64_t last_records_ = 0;
 };
 
+// As the header of ringbuf_reserve has it: a RINGBUF always keeps 8 bytes free.
+size_t largest_record(const ringbuf_map_info& info) {
+  if (info.type == RINGBUF_MAP_TYPE_USER_RINGBUF) {
+    return std::min<size_t>(info.max_entries - RINGBUF_HEADER_SIZE, RINGBUF_MAX_DYNPTR_SIZE);
+  }
+  return std::min<size_t>(info.max_entries - 2 * RINGBUF_HEADER_SIZE, RINGBUF_LEN_MASK);
+}
+
+// The library has no sentence for what fails on its hot path.
+Failure reserve_failure(int err) {
+  if (err == EBUSY)
+    return {kFailed, err, "another producer of this map has stopped in the middle of a reservation; end or continue it"};
+  return {kFailed, err, std::string("reserve a record: ") + std::strerror(err)};
+}
+
 class Sender {
  public:
   Sender(ringbuf_producer* producer, const OutputOptions& options, size_t largest, bool json)
@@ -80,7 +95,7 @@ class Sender {
         return;
       }
       stopped_ = true;
-      if (ret != -EINTR) fail_with(library_failure(ret).value());
+      if (ret != -EINTR) fail_with(reserve_failure(-ret));
     }
   }
 
@@ -123,7 +138,7 @@ class Sender {
         return 0;
       }
       const int err = errno;
-      if (err != EINTR && err != ETIMEDOUT) return -err;
+      if (err != EINTR && err != ETIMEDOUT && err != ENOSPC) return -err;  // ENOSPC: a user ring's ETIMEDOUT
       if (stop_requests()) return -EINTR;
       progress_.update(sent_);
     }
@@ -163,16 +178,14 @@ Result<void> run_output(const Invocation& invocation, const Globals& globals) {
   if (const Result<void> readable = check_stdin(); !readable) return readable;
   const Result<Session> session = connect(globals);
   if (!session) return tl::unexpected(session.error());
-  const Result<Map> map = open_map(*session, *invocation.map, RINGBUF_RIGHT_PRODUCE);
+  const Result<OpenMap> map = open_map_for(*session, invocation, RINGBUF_RIGHT_PRODUCE);
   if (!map) return tl::unexpected(map.error());
-  const Result<ringbuf_map_info> info = map_info(*map);
-  if (!info) return tl::unexpected(info.error());
   ringbuf_producer* raw = nullptr;
-  if (const int ret = ringbuf_producer_attach(map->get(), &raw); ret < 0) return library_failure(ret);
+  if (const int ret = ringbuf_producer_attach(map->map.get(), &raw); ret < 0) return library_failure(ret);
   const Producer producer(raw);
 
   const OutputOptions& options = invocation.output;
-  const size_t largest = std::min<size_t>(info->max_entries - 2 * RINGBUF_HEADER_SIZE, RINGBUF_LEN_MASK);
+  const size_t largest = largest_record(map->info);
   Splitter splitter(options.whole ? std::nullopt : std::optional<char>(options.nul ? '\0' : '\n'), largest);
   Sender sender(producer.get(), options, largest, globals.json);
 
