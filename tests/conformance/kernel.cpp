@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: MIT
+// The live kernel: rings by bpf(2), producers by the programs of programs.bpf.c, consumers by libbpf. What is newer than Debian's
+// libbpf 1.1.2 (consume_n, the ring__ accessors) is written here over an own mapping of the map, as libbpf 1.5 does it.
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "backend.hpp"
+#include "programs.h"
+
+namespace conformance {
+namespace {
+
+// Where the test itself cannot go on.
+void must(bool ok, const char* what) {
+  if (ok) return;
+  std::fprintf(stderr, "kernel back end: %s: %s\n", what, std::strerror(errno));
+  std::abort();
+}
+
+class Fd {
+ public:
+  explicit Fd(int fd = -1) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Fd() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::size_t page_size() { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
+
+// libbpf says why a program was refused; kept until somebody wants to know.
+std::string& said() {
+  static std::string text;
+  return text;
+}
+int keep_said(libbpf_print_level level, const char* format, va_list args) {
+  if (level == LIBBPF_DEBUG) return 0;
+  char line[4096];
+  std::vsnprintf(line, sizeof line, format, args);
+  said() += line;
+  return 0;
+}
+
+// Some of the programs of programs.bpf.c, bound to maps that exist.
+class Programs {
+ public:
+  Programs(const std::vector<std::string>& programs, const std::vector<std::pair<std::string, int>>& maps) {
+    libbpf_set_print(keep_said);
+    object_ = bpf_object__open_file(CONFORMANCE_PROGRAMS, nullptr);
+    must(object_ != nullptr, "open " CONFORMANCE_PROGRAMS);
+    bpf_program* program;
+    bpf_object__for_each_program(program, object_) bpf_program__set_autoload(
+        program, std::find(programs.begin(), programs.end(), bpf_program__name(program)) != programs.end());
+    bpf_map* map;
+    bpf_object__for_each_map(map, object_) {
+      const std::string name = bpf_map__name(map);
+      const auto known = std::find_if(maps.begin(), maps.end(), [&](const auto& m) {
+        return name == m.first || (m.first == ".bss" && name.ends_with(".bss"));
+      });
+      if (known != maps.end()) must(bpf_map__reuse_fd(map, known->second) == 0, "bpf_map__reuse_fd");
+      else if (!name.ends_with(".bss")) bpf_map__set_autocreate(map, false);
+    }
+    said().clear();
+    if (bpf_object__load(object_) != 0) {
+      std::fprintf(stderr, "%s", said().c_str());
+      must(false, "bpf_object__load");
+    }
+    memory_ = ::mmap(nullptr, sizeof(shared), PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd(), 0);
+    must(memory_ != MAP_FAILED, "mmap of the programs' memory");
+  }
+  Programs(const Programs&) = delete;
+  ~Programs() {
+    ::munmap(memory_, sizeof(shared));
+    bpf_object__close(object_);
+  }
+
+  shared* memory() const { return static_cast<shared*>(memory_); }
+  int memory_fd() const { return bpf_object__find_map_fd_by_name(object_, ".bss"); }
+  int program(const char* name) const { return bpf_program__fd(bpf_object__find_program_by_name(object_, name)); }
+  void run(const char* name) const { run(program(name)); }
+  static void run(int fd) {
+    bpf_test_run_opts opts{};
+    opts.sz = sizeof opts;
+    must(bpf_prog_test_run_opts(fd, &opts) == 0, "BPF_PROG_TEST_RUN");
+  }
+
+ private:
+  bpf_object* object_ = nullptr;
+  void* memory_ = nullptr;
+};
+
+// One long run of `produce`, in a thread that the program stops in by touching a page that is not there.
+class Interpreter {
+ public:
+  Interpreter(int ring, int memory_fd, shared* memory)
+      : programs_({"produce"}, {{"ring", ring}, {".bss", memory_fd}}), memory_(memory) {
+    faults_ = Fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    must(faults_.get() >= 0, "userfaultfd");
+    uffdio_api api{};
+    api.api = UFFD_API;
+    must(::ioctl(faults_.get(), UFFDIO_API, &api) == 0, "UFFDIO_API");
+    page_ = page_size();
+    gates_ = static_cast<char*>(::mmap(nullptr, 2 * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    must(gates_ != MAP_FAILED, "mmap");
+    uffdio_register reg{};
+    reg.range = {reinterpret_cast<std::uint64_t>(gates_), 2 * page_};
+    reg.mode = UFFDIO_REGISTER_MODE_MISSING;
+    must(::ioctl(faults_.get(), UFFDIO_REGISTER, &reg) == 0, "UFFDIO_REGISTER");
+    memory_->gates[0] = reinterpret_cast<std::uint64_t>(gates_);
+    memory_->gates[1] = reinterpret_cast<std::uint64_t>(gates_ + page_);
+    memory_->waits = 0;
+    memory_->op.code = OP_WAIT;
+    ended_ = Fd(::eventfd(0, EFD_CLOEXEC));
+    thread_ = std::thread([this] {
+      sigset_t all;
+      sigfillset(&all);
+      ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+      Programs::run(programs_.program("produce"));
+      const std::uint64_t one = 1;
+      (void)!::write(ended_.get(), &one, sizeof one);
+    });
+    wait();
+  }
+  ~Interpreter() {
+    memory_->op.code = OP_END;
+    open_gate();
+    thread_.join();
+    ::munmap(gates_, 2 * page_);
+  }
+
+  std::int64_t call(const op& what) {
+    memory_->op = what;
+    memory_->op.result = -1000;  // no helper's: the program refused to
+    open_gate();
+    wait();
+    must(memory_->op.code == OP_WAIT, "an operation was not done");
+    return memory_->op.result;
+  }
+
+ private:
+  void open_gate() {
+    char* closed = gates_ + page_ * (at_ ^ 1);
+    must(::madvise(closed, page_, MADV_DONTNEED) == 0, "MADV_DONTNEED");
+    uffdio_zeropage zero{};
+    zero.range = {reinterpret_cast<std::uint64_t>(gates_ + page_ * at_), page_};
+    must(::ioctl(faults_.get(), UFFDIO_ZEROPAGE, &zero) == 0, "UFFDIO_ZEROPAGE");
+  }
+  void wait() {
+    pollfd p[2] = {{faults_.get(), POLLIN, 0}, {ended_.get(), POLLIN, 0}};
+    uffd_msg msg{};
+    while (::read(faults_.get(), &msg, sizeof msg) != sizeof msg) {
+      must(errno == EAGAIN && ::poll(p, 2, -1) > 0 && p[1].revents == 0, "wait for the program");
+    }
+    at_ = msg.arg.pagefault.address >= reinterpret_cast<std::uint64_t>(gates_ + page_);
+  }
+
+  Programs programs_;
+  shared* memory_;
+  Fd faults_, ended_;
+  std::size_t page_ = 0;
+  char* gates_ = nullptr;
+  unsigned at_ = 0;  // the gate that the program waits at
+  std::thread thread_;
+};
+
+template <class T>
+std::atomic_ref<T> word(void* at) {
+  return std::atomic_ref<T>(*static_cast<T*>(at));
+}
+
+class KernelRing : public Ring {
+ public:
+  KernelRing(Fd map, const Spec& spec)
+      : map_(std::move(map)), n_(spec.max_entries), page_(page_size()), user_(spec.type == kUserRingbuf) {
+    const auto map_at = [&](std::size_t at, std::size_t size, bool write) {
+      void* p = ::mmap(nullptr, size, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, map_.get(), static_cast<off_t>(at));
+      must(p != MAP_FAILED, "mmap of the ring");
+      return static_cast<char*>(p);
+    };
+    consumer_ = map_at(0, page_, !user_);
+    producer_ = map_at(page_, page_ + 2 * std::size_t{n_}, user_);
+    data_ = producer_ + page_;
+    if (user_) {
+      user_ring_ = user_ring_buffer__new(map_.get(), nullptr);
+      must(user_ring_ != nullptr, "user_ring_buffer__new");
+    } else {
+      ring_ = ring_buffer__new(map_.get(), &KernelRing::on_sample, this, nullptr);
+      must(ring_ != nullptr, "ring_buffer__new");
+    }
+  }
+  ~KernelRing() override {
+    interpreter_.reset();
+    user_ring_buffer__free(user_ring_);
+    ring_buffer__free(ring_);
+    ::munmap(consumer_, page_);
+    ::munmap(producer_, page_ + 2 * std::size_t{n_});
+  }
+
+  bool reserve(unsigned slot, std::uint32_t size) override {
+    if (user_) return user_reserve(slot, size) == 0;
+    if (reserve_dynptr(slot, size, 0) == 0) return true;
+    discard(slot, 0);
+    return false;
+  }
+  int write(unsigned slot, std::uint32_t offset, const Bytes& bytes, std::uint64_t flags) override {
+    if (user_) {
+      std::memcpy(static_cast<char*>(samples_[slot]) + offset, bytes.data(), bytes.size());
+      return 0;
+    }
+    std::memcpy(memory()->in, bytes.data(), bytes.size());
+    return static_cast<int>(call({OP_WRITE, slot, bytes.size(), offset, flags, 0}));
+  }
+  void submit(unsigned slot, std::uint64_t flags) override {
+    if (user_) user_ring_buffer__submit(user_ring_, samples_[slot]);
+    else call({OP_SUBMIT, slot, 0, 0, flags, 0});
+  }
+  void discard(unsigned slot, std::uint64_t flags) override {
+    if (user_) user_ring_buffer__discard(user_ring_, samples_[slot]);
+    else call({OP_DISCARD, slot, 0, 0, flags, 0});
+  }
+
+  bool record(std::uint64_t size, std::uint64_t reserve_flags, const Bytes& payload, bool discard,
+              std::uint64_t commit_flags) override {
+    shared* m = memory();
+    m->size = size;
+    m->flags = reserve_flags;
+    m->commit_flags = commit_flags;
+    m->discard = discard;
+    std::memset(m->in, 0, std::min<std::uint64_t>(size, kBytes));
+    std::memcpy(m->in, payload.data(), payload.size());
+    programs_->run("record");
+    must(m->result == 0 || m->result == 1, "a size that is not in CONSTANT_SIZES");
+    return m->result == 1;
+  }
+  int reserve_dynptr(unsigned slot, std::uint32_t size, std::uint64_t flags) override {
+    return static_cast<int>(call({OP_RESERVE, slot, size, 0, flags, 0}));
+  }
+  int read_dynptr(std::uint32_t offset, std::uint32_t size, std::uint64_t flags, Bytes* ret_bytes) override {
+    const int r = static_cast<int>(call({OP_READ, 0, size, offset, flags, 0}));
+    if (r == 0) ret_bytes->assign(memory()->out, size);
+    return r;
+  }
+  bool dynptr_data(std::uint32_t offset, std::uint32_t length) override { return call({OP_DATA, 0, length, offset, 0, 0}) != 0; }
+  std::int64_t dynptr_size() override { return call({OP_SIZE, 0, 0, 0, 0, 0}); }
+  int output(const Bytes& payload, std::uint64_t flags) override {
+    std::memcpy(memory()->in, payload.data(), payload.size());
+    memory()->size = payload.size();
+    memory()->flags = flags;
+    programs_->run("output");
+    return static_cast<int>(memory()->result);
+  }
+  std::uint64_t query(std::uint64_t what) override {
+    memory()->flags = what;
+    programs_->run("query");
+    return static_cast<std::uint64_t>(memory()->result);
+  }
+
+  int consume(const OnSample& fn) override {
+    fn_ = &fn;
+    return ring_buffer__consume(ring_);
+  }
+  int consume_n(std::size_t n, const OnSample& fn) override {
+    std::uint64_t pos = word<std::uint64_t>(consumer_).load(std::memory_order_acquire);
+    std::int64_t delivered = 0;
+    for (bool found = true; found;) {
+      found = false;
+      const std::uint64_t end = word<std::uint64_t>(producer_).load(std::memory_order_acquire);
+      while (pos < end) {
+        char* header = data_ + (pos & (n_ - 1));
+        const std::uint32_t len = word<std::uint32_t>(header).load(std::memory_order_acquire);
+        if (len & kBusy) return static_cast<int>(delivered);
+        found = true;
+        const std::uint32_t size = len & ~kDiscard;
+        pos += (std::uint64_t{size} + 15) / 8 * 8;
+        int r = 0;
+        if (!(len & kDiscard)) {
+          r = fn(Bytes(header + 8, size));
+          ++delivered;
+        }
+        word<std::uint64_t>(consumer_).store(pos, std::memory_order_release);
+        if (r < 0) return r;
+        if (delivered >= static_cast<std::int64_t>(n)) return static_cast<int>(delivered);
+      }
+    }
+    return static_cast<int>(delivered);
+  }
+  int poll(int timeout_ms, const OnSample& fn) override {
+    fn_ = &fn;
+    return ring_buffer__poll(ring_, timeout_ms);
+  }
+
+  int user_reserve(unsigned slot, std::uint32_t size) override {
+    samples_[slot] = user_ring_buffer__reserve(user_ring_, size);
+    return samples_[slot] ? 0 : errno;
+  }
+  int user_reserve_blocking(unsigned slot, std::uint32_t size, int timeout_ms) override {
+    samples_[slot] = user_ring_buffer__reserve_blocking(user_ring_, size, timeout_ms);
+    return samples_[slot] ? 0 : errno;
+  }
+  Drained drain(const DrainHow& how) override {
+    shared* m = memory();
+    m->flags = how.flags;
+    m->stop_at = how.stop_at;
+    m->nested = how.nested;
+    m->nested_result = 0;
+    programs_->run("drain");
+    Drained d;
+    d.result = m->result;
+    d.samples = m->sampled;
+    d.sizes.assign(m->sizes, m->sizes + std::min<std::uint64_t>(m->sampled, kSamples));
+    d.bytes.assign(m->samples, m->sampled_bytes);
+    d.nested = m->nested_result;
+    return d;
+  }
+
+  bool woken() override {
+    epoll_event e{};
+    if (edges_.get() < 0) {
+      edges_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
+      e.events = (user_ ? EPOLLOUT : EPOLLIN) | EPOLLET;
+      must(::epoll_ctl(edges_.get(), EPOLL_CTL_ADD, map_.get(), &e) == 0, "epoll_ctl");
+      ::epoll_wait(edges_.get(), &e, 1, 0);
+      return false;
+    }
+    return ::epoll_wait(edges_.get(), &e, 1, 0) == 1;
+  }
+  bool ready() override {
+    pollfd p{map_.get(), static_cast<short>(user_ ? POLLOUT : POLLIN), 0};
+    return ::poll(&p, 1, 0) == 1;
+  }
+
+  Image image() override {
+    return {word<std::uint64_t>(consumer_).load(), word<std::uint64_t>(producer_).load(),
+            word<std::uint64_t>(producer_ + 8).load(), word<std::uint64_t>(producer_ + 16).load(), Bytes(data_, n_)};
+  }
+  void forge_consumer_pos(std::uint64_t pos) override { word<std::uint64_t>(consumer_).store(pos); }
+  void forge_producer_pos(std::uint64_t pos) override { word<std::uint64_t>(producer_).store(pos); }
+  void forge_data(std::uint64_t offset, const Bytes& bytes) override { std::memcpy(data_ + offset, bytes.data(), bytes.size()); }
+
+  int element(ElementOp op, bool null_key) override {
+    std::uint32_t key = 0, value = 0;
+    void* k = null_key ? nullptr : &key;
+    switch (op) {
+      case ElementOp::Lookup: return bpf_map_lookup_elem(map_.get(), k, &value);
+      case ElementOp::Update: return bpf_map_update_elem(map_.get(), k, &value, 0);
+      case ElementOp::Delete: return bpf_map_delete_elem(map_.get(), k);
+      case ElementOp::NextKey: return bpf_map_get_next_key(map_.get(), k, &value);
+    }
+    return 0;
+  }
+
+ private:
+  static int on_sample(void* ctx, void* data, std::size_t size) {
+    return (*static_cast<KernelRing*>(ctx)->fn_)(Bytes(static_cast<const char*>(data), size));
+  }
+  shared* memory() {
+    if (!programs_) {
+      if (user_) programs_ = std::make_unique<Programs>(std::vector<std::string>{"drain"}, maps("user_ring"));
+      else programs_ = std::make_unique<Programs>(std::vector<std::string>{"record", "output", "query"}, maps("ring"));
+      memory_ = programs_->memory();
+    }
+    return memory_;
+  }
+  std::vector<std::pair<std::string, int>> maps(const char* name) const { return {{name, map_.get()}}; }
+  std::int64_t call(const op& what) {
+    shared* m = memory();
+    if (!interpreter_) interpreter_ = std::make_unique<Interpreter>(map_.get(), programs_->memory_fd(), m);
+    return interpreter_->call(what);
+  }
+
+  Fd map_, edges_;
+  std::uint32_t n_;
+  std::size_t page_;
+  bool user_;
+  char *consumer_ = nullptr, *producer_ = nullptr, *data_ = nullptr;
+  ring_buffer* ring_ = nullptr;
+  user_ring_buffer* user_ring_ = nullptr;
+  const OnSample* fn_ = nullptr;
+  void* samples_[kSlotCount] = {};
+  std::unique_ptr<Programs> programs_;
+  shared* memory_ = nullptr;
+  std::unique_ptr<Interpreter> interpreter_;
+};
+
+class Kernel : public Backend {
+ public:
+  const char* name() const override { return "Kernel"; }
+  std::string unavailable() override {
+    std::unique_ptr<Ring> ring;
+    if (const int r = create({}, &ring); r < 0) return std::string("the kernel's bpf(2): ") + std::strerror(-r);
+    return "";
+  }
+  int create(const Spec& spec, std::unique_ptr<Ring>* ret_ring) override {
+    bpf_attr attr{};
+    attr.map_type = spec.type;
+    attr.key_size = spec.key_size;
+    attr.value_size = spec.value_size;
+    attr.max_entries = spec.max_entries;
+    attr.map_flags = spec.flags;
+    attr.numa_node = spec.numa_node;
+    attr.map_extra = spec.extra;
+    Fd map(static_cast<int>(::syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr)));
+    if (map.get() < 0) return -errno;
+    *ret_ring = std::make_unique<KernelRing>(std::move(map), spec);
+    return 0;
+  }
+};
+
+}  // namespace
+
+Backend& kernel() {
+  static Kernel it;
+  return it;
+}
+
+}  // namespace conformance

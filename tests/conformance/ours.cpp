@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: MIT
+// libringbuf, with embedded maps: no daemon, no privileges.
+#include <poll.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "backend.hpp"
+#include "programs.h"
+#include "ringbuf/ringbuf.h"
+
+#ifndef RINGBUF_OVERWRITE  // libringbuf has no user rings and dynptrs yet
+struct ringbuf_dynptr {
+  void* data;
+};
+static int ringbuf_reserve_dynptr(ringbuf_producer* p, uint32_t n, uint64_t, ringbuf_dynptr* d) {
+  return (d->data = ringbuf_reserve(p, n, 0)) ? 0 : -EINVAL;
+}
+static void ringbuf_submit_dynptr(ringbuf_dynptr*, uint64_t) {}
+static void ringbuf_discard_dynptr(ringbuf_dynptr*, uint64_t) {}
+static int ringbuf_dynptr_read(void*, uint32_t, ringbuf_dynptr*, uint32_t, uint64_t) { return 0; }
+static int ringbuf_dynptr_write(ringbuf_dynptr*, uint32_t, const void*, uint32_t, uint64_t) { return 0; }
+static void* ringbuf_dynptr_data(ringbuf_dynptr*, uint32_t, uint32_t) { return nullptr; }
+static int64_t ringbuf_dynptr_size(ringbuf_dynptr*) { return 0; }
+static int64_t ringbuf_drain(ringbuf_consumer*, ringbuf_sample_fn, void*, uint64_t) { return 0; }
+static int ringbuf_map_lookup_elem(ringbuf_map*, void*, uint32_t*) { return 0; }
+static int ringbuf_map_update_elem(ringbuf_map*, void*, ringbuf_map*, uint64_t) { return 0; }
+static int ringbuf_map_delete_elem(ringbuf_map*, void*) { return 0; }
+static int ringbuf_map_get_next_key(ringbuf_map*, void*, void*) { return 0; }
+#endif
+
+namespace conformance {
+namespace {
+
+void must(int result, const char* what) {
+  if (result >= 0) return;
+  std::fprintf(stderr, "our back end: %s: %s\n", what, ringbuf_last_error());
+  std::abort();
+}
+
+template <class T>
+std::atomic_ref<T> word(T& at) {
+  return std::atomic_ref<T>(at);
+}
+
+class OurRing : public Ring {
+ public:
+  OurRing(ringbuf_map* map, const Spec& spec) : map_(map), n_(spec.max_entries), user_(spec.type == kUserRingbuf) {
+    must(ringbuf_producer_attach(map_, &producer_), "ringbuf_producer_attach");
+    must(ringbuf_consumer_attach(map_, &OurRing::on_sample, this, &consumer_), "ringbuf_consumer_attach");
+    p_ = ringbuf_producer_view(producer_);
+    c_ = ringbuf_consumer_view(consumer_);
+  }
+  ~OurRing() override {
+    for (unsigned slot = 0; slot < kSlotCount; ++slot)
+      if (slots_[slot].data) discard(slot, kNoWakeup);
+    ringbuf_poller_free(poller_);
+    ringbuf_consumer_free(consumer_);
+    ringbuf_producer_free(producer_);
+    ringbuf_map_free(map_);
+  }
+
+  bool reserve(unsigned slot, std::uint32_t size) override { return keep(slot, ringbuf_reserve(producer_, size, 0)); }
+  int write(unsigned slot, std::uint32_t offset, const Bytes& bytes, std::uint64_t flags) override {
+    Slot& s = slots_[slot];
+    if (s.dynptr) return ringbuf_dynptr_write(&s.ptr, offset, bytes.data(), static_cast<std::uint32_t>(bytes.size()), flags);
+    std::memcpy(static_cast<char*>(s.data) + offset, bytes.data(), bytes.size());
+    return 0;
+  }
+  void submit(unsigned slot, std::uint64_t flags) override {
+    Slot& s = slots_[slot];
+    if (s.dynptr) ringbuf_submit_dynptr(&s.ptr, flags);
+    else ringbuf_submit(producer_, s.data, flags);
+    s = {};
+  }
+  void discard(unsigned slot, std::uint64_t flags) override {
+    Slot& s = slots_[slot];
+    if (s.dynptr) ringbuf_discard_dynptr(&s.ptr, flags);
+    else ringbuf_discard(producer_, s.data, flags);
+    s = {};
+  }
+
+  bool record(std::uint64_t size, std::uint64_t reserve_flags, const Bytes& payload, bool discard,
+              std::uint64_t commit_flags) override {
+    void* data = ringbuf_reserve(producer_, size, reserve_flags);
+    if (!data) return false;
+    std::memset(data, 0, std::min<std::uint64_t>(size, kBytes));
+    std::memcpy(data, payload.data(), payload.size());
+    if (discard) ringbuf_discard(producer_, data, commit_flags);
+    else ringbuf_submit(producer_, data, commit_flags);
+    return true;
+  }
+  int reserve_dynptr(unsigned slot, std::uint32_t size, std::uint64_t flags) override {
+    slots_[slot].dynptr = true;
+    const int r = ringbuf_reserve_dynptr(producer_, size, flags, &slots_[slot].ptr);
+    slots_[slot].data = slots_[slot].ptr.data;
+    return r;
+  }
+  int read_dynptr(std::uint32_t offset, std::uint32_t size, std::uint64_t flags, Bytes* ret_bytes) override {
+    Bytes bytes(size, '\0');
+    const int r = ringbuf_dynptr_read(bytes.data(), size, &slots_[0].ptr, offset, flags);
+    if (r == 0) *ret_bytes = std::move(bytes);
+    return r;
+  }
+  bool dynptr_data(std::uint32_t offset, std::uint32_t length) override {
+    return ringbuf_dynptr_data(&slots_[0].ptr, offset, length) != nullptr;
+  }
+  std::int64_t dynptr_size() override { return ringbuf_dynptr_size(&slots_[0].ptr); }
+  int output(const Bytes& payload, std::uint64_t flags) override {
+    return ringbuf_output(producer_, payload.data(), payload.size(), flags);
+  }
+  std::uint64_t query(std::uint64_t what) override { return ringbuf_query(producer_, what); }
+
+  int consume(const OnSample& fn) override {
+    fn_ = &fn;
+    const int n = ringbuf_consume(consumer_);
+    forget_leftovers();
+    return n;
+  }
+  int consume_n(std::size_t n, const OnSample& fn) override {
+    fn_ = &fn;
+    const int delivered = ringbuf_consume_n(consumer_, n);
+    forget_leftovers();
+    return delivered;
+  }
+  int poll(int timeout_ms, const OnSample& fn) override {
+    fn_ = &fn;
+    if (!poller_) {
+      must(ringbuf_poller_new(&poller_), "ringbuf_poller_new");
+      must(ringbuf_poller_add(poller_, consumer_), "ringbuf_poller_add");
+    }
+    return ringbuf_poll(poller_, timeout_ms);
+  }
+
+  int user_reserve(unsigned slot, std::uint32_t size) override {
+    return keep(slot, ringbuf_reserve(producer_, size, 0)) ? 0 : errno;
+  }
+  int user_reserve_blocking(unsigned slot, std::uint32_t size, int timeout_ms) override {
+    return keep(slot, ringbuf_reserve_wait(producer_, size, timeout_ms)) ? 0 : errno;
+  }
+  Drained drain(const DrainHow& how) override {
+    struct State {
+      OurRing* ring;
+      const DrainHow* how;
+      Drained d;
+    } state{this, &how, {}};
+    state.d.result = ringbuf_drain(
+        consumer_,
+        [](void* ctx, void* data, std::size_t size) {
+          auto* s = static_cast<State*>(ctx);
+          Drained& d = s->d;
+          ++d.samples;
+          if (d.samples <= kSamples) d.sizes.push_back(static_cast<std::uint32_t>(size));
+          if (d.bytes.size() < kBytes && size < kBytes) d.bytes.append(static_cast<const char*>(data), size);
+          if (d.samples == 1 && s->how->nested)
+            d.nested = ringbuf_drain(
+                s->ring->consumer_, [](void*, void*, std::size_t) { return 0; }, nullptr, 0);
+          return d.samples == s->how->stop_at ? 1 : 0;
+        },
+        &state, how.flags);
+    return state.d;
+  }
+
+  bool woken() override {
+    if (user_) return room_woken();
+    if (epoll_ < 0) {
+      must(epoll_ = ringbuf_consumer_epoll_fd(consumer_), "ringbuf_consumer_epoll_fd");
+      edges();
+      return false;
+    }
+    return edges() && word(p_->producer_page->producer_pos).load() != word(p_->consumer_page->consumer_pos).load();
+  }
+  bool ready() override {
+    must(epoll_ = ringbuf_consumer_epoll_fd(consumer_), "ringbuf_consumer_epoll_fd");
+    pollfd p{epoll_, POLLIN, 0};
+    return ::poll(&p, 1, 0) == 1;
+  }
+
+  Image image() override {
+    ringbuf_producer_page& p = *p_->producer_page;
+    return {word(p_->consumer_page->consumer_pos).load(), word(p.producer_pos).load(), word(p.pending_pos).load(),
+            word(p.overwrite_pos).load(), masked()};
+  }
+  void forge_consumer_pos(std::uint64_t pos) override { word(c_->consumer_page->consumer_pos).store(pos); }
+  void forge_producer_pos(std::uint64_t pos) override { word(p_->producer_page->producer_pos).store(pos); }
+  void forge_data(std::uint64_t offset, const Bytes& bytes) override {
+    std::memcpy(p_->data + offset, bytes.data(), bytes.size());
+  }
+
+  int element(ElementOp op, bool null_key) override {
+    std::uint32_t key = 0, value = 0;
+    void* k = null_key ? nullptr : &key;
+    switch (op) {
+      case ElementOp::Lookup: return ringbuf_map_lookup_elem(map_, k, &value);
+      case ElementOp::Update: return ringbuf_map_update_elem(map_, k, map_, 0);
+      case ElementOp::Delete: return ringbuf_map_delete_elem(map_, k);
+      case ElementOp::NextKey: return ringbuf_map_get_next_key(map_, k, &value);
+    }
+    return 0;
+  }
+
+ private:
+  struct Slot {
+    void* data = nullptr;
+    bool dynptr = false;
+    ringbuf_dynptr ptr{};
+  };
+  static int on_sample(void* ctx, void* data, std::size_t size) {
+    return (*static_cast<OurRing*>(ctx)->fn_)(Bytes(static_cast<const char*>(data), size));
+  }
+  bool keep(unsigned slot, void* data) {
+    slots_[slot] = {};
+    slots_[slot].data = data;
+    return data != nullptr;
+  }
+  // Takes the edges of the epoll descriptor that an application would have.
+  bool edges() {
+    epoll_event e[4];
+    return ::epoll_wait(epoll_, e, 4, 0) > 0;
+  }
+  // A consumer that leaves data behind makes its own descriptor readable again: no producer's wakeup.
+  void forget_leftovers() {
+    if (epoll_ >= 0) edges();
+  }
+  // The data without what the kernel has not: the slot in the upper half of a header's second word.
+  Bytes masked() {
+    Bytes data(reinterpret_cast<const char*>(p_->data), n_);
+    const std::uint32_t slot = p_->slot << RINGBUF_PG_OFF_BITS;
+    for (std::uint64_t at = 4; at < n_; at += 8) {
+      std::uint32_t who;
+      std::memcpy(&who, data.data() + at, 4);
+      const std::uint32_t pg_off = user_ ? 0 : RINGBUF_META_PAGES + static_cast<std::uint32_t>(at >> p_->page_shift);
+      if (who == (slot | pg_off)) std::memcpy(data.data() + at, &pg_off, 4);
+    }
+    return data;
+  }
+  bool room_woken() { return false; }
+
+  ringbuf_map* map_;
+  std::uint32_t n_;
+  bool user_;
+  ringbuf_producer* producer_ = nullptr;
+  ringbuf_consumer* consumer_ = nullptr;
+  ringbuf_poller* poller_ = nullptr;
+  const ringbuf_view *p_ = nullptr, *c_ = nullptr;
+  int epoll_ = -1;
+  const OnSample* fn_ = nullptr;
+  Slot slots_[kSlotCount];
+};
+
+class Ours : public Backend {
+ public:
+  const char* name() const override { return "Ours"; }
+  std::string unavailable() override { return ""; }
+  int create(const Spec& spec, std::unique_ptr<Ring>* ret_ring) override {
+    ringbuf_map_create_opts opts{};
+    opts.sz = sizeof opts;
+    opts.map_type = spec.type;
+    opts.map_flags = spec.flags;
+    opts.numa_node = spec.numa_node;
+    opts.key_size = spec.key_size;
+    opts.value_size = spec.value_size;
+    opts.map_extra = spec.extra;
+    ringbuf_map* map = nullptr;
+    if (const int r = ringbuf_map_create(nullptr, "conformance", spec.max_entries, &opts, &map); r < 0) return r;
+    *ret_ring = std::make_unique<OurRing>(map, spec);
+    return 0;
+  }
+};
+
+}  // namespace
+
+Backend& ours() {
+  static Ours it;
+  return it;
+}
+
+std::vector<Backend*> backends() {
+#ifdef CONFORMANCE_KERNEL
+  return {&ours(), &kernel()};
+#else
+  return {&ours()};
+#endif
+}
+
+}  // namespace conformance
