@@ -14,20 +14,7 @@
 #include "programs.h"
 #include "ringbuf/ringbuf.h"
 
-#ifndef RINGBUF_OVERWRITE  // libringbuf has no user rings and dynptrs yet
-struct ringbuf_dynptr {
-  void* data;
-};
-static int ringbuf_reserve_dynptr(ringbuf_producer* p, uint32_t n, uint64_t, ringbuf_dynptr* d) {
-  return (d->data = ringbuf_reserve(p, n, 0)) ? 0 : -EINVAL;
-}
-static void ringbuf_submit_dynptr(ringbuf_dynptr*, uint64_t) {}
-static void ringbuf_discard_dynptr(ringbuf_dynptr*, uint64_t) {}
-static int ringbuf_dynptr_read(void*, uint32_t, ringbuf_dynptr*, uint32_t, uint64_t) { return 0; }
-static int ringbuf_dynptr_write(ringbuf_dynptr*, uint32_t, const void*, uint32_t, uint64_t) { return 0; }
-static void* ringbuf_dynptr_data(ringbuf_dynptr*, uint32_t, uint32_t) { return nullptr; }
-static int64_t ringbuf_dynptr_size(ringbuf_dynptr*) { return 0; }
-static int64_t ringbuf_drain(ringbuf_consumer*, ringbuf_sample_fn, void*, uint64_t) { return 0; }
+#ifndef RINGBUF_ANY  // libringbuf has no maps of maps yet
 static int ringbuf_map_lookup_elem(ringbuf_map*, void*, uint32_t*) { return 0; }
 static int ringbuf_map_update_elem(ringbuf_map*, void*, ringbuf_map*, uint64_t) { return 0; }
 static int ringbuf_map_delete_elem(ringbuf_map*, void*) { return 0; }
@@ -176,6 +163,7 @@ class OurRing : public Ring {
     return edges() && word(p_->producer_page->producer_pos).load() != word(p_->consumer_page->consumer_pos).load();
   }
   bool ready() override {
+    if (user_) return word(p_->producer_page->producer_pos).load() - word(p_->consumer_page->consumer_pos).load() < n_;
     must(epoll_ = ringbuf_consumer_epoll_fd(consumer_), "ringbuf_consumer_epoll_fd");
     pollfd p{epoll_, POLLIN, 0};
     return ::poll(&p, 1, 0) == 1;
@@ -239,7 +227,17 @@ class OurRing : public Ring {
     }
     return data;
   }
-  bool room_woken() { return false; }
+  // A producer waits in the slot for 8 bytes, which is what the kernel's EPOLLOUT stands for; no thread need sleep for that.
+  bool room_woken() {
+    ringbuf_producer_page& page = *p_->producer_page;
+    const std::uint32_t seq = word(p_->consumer_page->room_seq).load();
+    const bool told = armed_ && seq != room_seq_;
+    if (!armed_) word(page.room_waiters).fetch_add(1);
+    armed_ = true;
+    room_seq_ = seq;
+    word(p_->slots[p_->slot].need).store(++turn_ << 32 | 8);
+    return told && word(page.producer_pos).load() - word(p_->consumer_page->consumer_pos).load() < n_;
+  }
 
   ringbuf_map* map_;
   std::uint32_t n_;
@@ -251,6 +249,9 @@ class OurRing : public Ring {
   int epoll_ = -1;
   const OnSample* fn_ = nullptr;
   Slot slots_[kSlotCount];
+  bool armed_ = false;
+  std::uint32_t room_seq_ = 0;
+  std::uint64_t turn_ = 0;
 };
 
 class Ours : public Backend {
