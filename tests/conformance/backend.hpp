@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -35,6 +36,14 @@ struct Spec {
 struct Image {
   std::uint64_t consumer_pos = 0, producer_pos = 0, pending_pos = 0, overwrite_pos = 0;
   Bytes data;
+  std::uint32_t owner = 0;  // what is added to the second word of each header: the producer's slot, in the upper 12 bits
+
+  // The header at an offset, both words, without the owner.
+  std::uint64_t header(std::uint64_t offset) const {
+    std::uint64_t both;
+    std::memcpy(&both, data.data() + offset, 8);
+    return both - (std::uint64_t{owner} << 32);
+  }
 };
 
 struct Drained {
@@ -98,6 +107,8 @@ class Ring {
 
   // --- memory ---
   virtual Image image() = 0;
+  // Producers look at consumer_pos when they next need it; this makes those that remember an older one look now.
+  virtual void see_consumer_pos() = 0;
   virtual void forge_consumer_pos(std::uint64_t pos) = 0;                 // RINGBUF
   virtual void forge_producer_pos(std::uint64_t pos) = 0;                 // USER_RINGBUF
   virtual void forge_data(std::uint64_t offset, const Bytes& bytes) = 0;  // USER_RINGBUF

@@ -10,7 +10,7 @@ namespace conformance {
 
 // The names in that table.
 std::vector<std::string> differences();
-// Fails the test if the table has no such row.
+// Aborts if the table has no such row.
 void difference(const std::string& name);
 
 }  // namespace conformance

@@ -179,11 +179,7 @@ TEST_P(Limits, TheHeaderOfARecord) {
   const auto ring = make({.max_entries = 16384});
   ASSERT_EQ(ring->output(Bytes(4096 - 8, 'x')), 0);
   ASSERT_TRUE(ring->reserve(0, 5));
-  const auto header = [&](std::uint64_t at) {
-    std::uint64_t word;
-    std::memcpy(&word, ring->image().data.data() + at, 8);
-    return word;
-  };
+  const auto header = [&](std::uint64_t at) { return ring->image().header(at); };
   EXPECT_EQ(header(0), 3ull << 32 | 4088);  // pg_off counts the three pages before the data
   EXPECT_EQ(header(4096), 4ull << 32 | kBusy | 5);
   ring->discard(0);

@@ -360,9 +360,14 @@ class KernelRing : public Ring {
   }
 
   Image image() override {
-    return {word<std::uint64_t>(consumer_).load(), word<std::uint64_t>(producer_).load(),
-            word<std::uint64_t>(producer_ + 8).load(), word<std::uint64_t>(producer_ + 16).load(), Bytes(data_, n_)};
+    return {word<std::uint64_t>(consumer_).load(),
+            word<std::uint64_t>(producer_).load(),
+            word<std::uint64_t>(producer_ + 8).load(),
+            word<std::uint64_t>(producer_ + 16).load(),
+            Bytes(data_, n_),
+            0};
   }
+  void see_consumer_pos() override {}
   void forge_consumer_pos(std::uint64_t pos) override { word<std::uint64_t>(consumer_).store(pos); }
   void forge_producer_pos(std::uint64_t pos) override { word<std::uint64_t>(producer_).store(pos); }
   void forge_data(std::uint64_t offset, const Bytes& bytes) override { std::memcpy(data_ + offset, bytes.data(), bytes.size()); }

@@ -171,9 +171,14 @@ class OurRing : public Ring {
 
   Image image() override {
     ringbuf_producer_page& p = *p_->producer_page;
-    return {word(p_->consumer_page->consumer_pos).load(), word(p.producer_pos).load(), word(p.pending_pos).load(),
-            word(p.overwrite_pos).load(), masked()};
+    return {word(p_->consumer_page->consumer_pos).load(),
+            word(p.producer_pos).load(),
+            word(p.pending_pos).load(),
+            word(p.overwrite_pos).load(),
+            Bytes(reinterpret_cast<const char*>(p_->data), n_),
+            user_ ? 0 : p_->slot << RINGBUF_PG_OFF_BITS};
   }
+  void see_consumer_pos() override { word(p_->producer_page->cached_pos).store(word(p_->consumer_page->consumer_pos).load()); }
   void forge_consumer_pos(std::uint64_t pos) override { word(c_->consumer_page->consumer_pos).store(pos); }
   void forge_producer_pos(std::uint64_t pos) override { word(p_->producer_page->producer_pos).store(pos); }
   void forge_data(std::uint64_t offset, const Bytes& bytes) override {
@@ -214,18 +219,6 @@ class OurRing : public Ring {
   // A consumer that leaves data behind makes its own descriptor readable again: no producer's wakeup.
   void forget_leftovers() {
     if (epoll_ >= 0) edges();
-  }
-  // The data without what the kernel has not: the slot in the upper half of a header's second word.
-  Bytes masked() {
-    Bytes data(reinterpret_cast<const char*>(p_->data), n_);
-    const std::uint32_t slot = p_->slot << RINGBUF_PG_OFF_BITS;
-    for (std::uint64_t at = 4; at < n_; at += 8) {
-      std::uint32_t who;
-      std::memcpy(&who, data.data() + at, 4);
-      const std::uint32_t pg_off = user_ ? 0 : RINGBUF_META_PAGES + static_cast<std::uint32_t>(at >> p_->page_shift);
-      if (who == (slot | pg_off)) std::memcpy(data.data() + at, &pg_off, 4);
-    }
-    return data;
   }
   // A producer waits in the slot for 8 bytes, which is what the kernel's EPOLLOUT stands for; no thread need sleep for that.
   bool room_woken() {

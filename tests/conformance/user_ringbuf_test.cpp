@@ -195,11 +195,7 @@ TEST_P(UserRingbuf, ABusySampleHoldsUpThoseBehindIt) {
 TEST_P(UserRingbuf, TheHeaderOfASample) {
   const auto ring = make_user();
   ASSERT_EQ(ring->user_reserve(0, 5), 0);
-  const auto first = [&] {
-    std::uint64_t word;
-    std::memcpy(&word, ring->image().data.data(), 8);
-    return word;
-  };
+  const auto first = [&] { return ring->image().header(0); };
   EXPECT_EQ(first(), std::uint64_t{kBusy | 5});  // the second word is padding
   ring->discard(0);
   EXPECT_EQ(first(), std::uint64_t{kDiscard | 5});
@@ -247,7 +243,7 @@ TEST_P(Drain, HeadersAndPositionsThatCannotBe) {
     EXPECT_EQ(ring->drain().result, row.result);
     EXPECT_EQ(ring->image().consumer_pos, row.consumer_pos);
     EXPECT_EQ(ring->woken(), row.consumer_pos != 0);
-    if (row.result < 0) EXPECT_EQ(ring->drain().result, row.result) << "the bad sample is not skipped";
+    EXPECT_EQ(ring->drain().result, row.result < 0 ? row.result : 0);  // a bad sample is not skipped
   }
 }
 
