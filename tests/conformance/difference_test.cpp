@@ -14,7 +14,7 @@
 namespace conformance {
 namespace {
 
-// What the sources of this suite name with difference("...").
+// The names that the sources of this suite call difference() with.
 std::set<std::string> named() {
   std::set<std::string> names;
   const std::regex call("difference\\(\"([^\"]*)\"\\)");

@@ -447,7 +447,7 @@ TEST_P(BlockingReserve, WhenALittleIsFree) {
   produce(*ring, 1000, 8);
   ASSERT_EQ(ring->drain({.stop_at = 2}).result, 2);  // 32 bytes
   difference("blocking-reserve-sleeps");
-  Reserving reserving(*ring, 100, -1);
+  Reserving reserving(*ring, 100, 1'000'000);
   if (!on_kernel()) {
     reserving.wait_asleep();
     EXPECT_EQ(ring->drain({.stop_at = 1}).result, 1);  // 48 bytes: not its bytes yet
@@ -456,6 +456,23 @@ TEST_P(BlockingReserve, WhenALittleIsFree) {
   while (!reserving.done()) ring->drain({.stop_at = 1});
   EXPECT_EQ(reserving.join(), 0);
   ring->submit(0);
+}
+
+TEST_P(BlockingReserve, ForEver) {
+  const auto ring = make_user();
+  produce(*ring, 1000, 8);
+  Reserving reserving(*ring, 100, -1);
+  reserving.wait_asleep();
+  difference("blocking-reserve-for-ever");
+  EXPECT_EQ(ring->drain({.stop_at = 1}).result, 1);  // 16 bytes
+  if (on_kernel()) {
+    EXPECT_EQ(reserving.join(), ENOSPC);
+  } else {
+    EXPECT_TRUE(reserving.asleep());
+    EXPECT_EQ(ring->drain().result, 255);
+    EXPECT_EQ(reserving.join(), 0);
+    ring->submit(0);
+  }
 }
 
 }  // namespace
