@@ -30,6 +30,7 @@ struct Spec {
   std::uint32_t key_size = 0;
   std::uint32_t value_size = 0;
   std::uint64_t extra = 0;
+  bool shared = false;  // ours: made by a daemon, as other processes could use it, and not embedded
 };
 
 // The ring's memory at a moment when nobody works on it.
@@ -57,6 +58,14 @@ struct DrainHow {
   std::uint64_t flags = 0;
   std::uint64_t stop_at = 0;  // the callback stops at this sample, counted from 1; 0 = never
   bool nested = false;
+};
+
+// A part of a ring's memory as it is mapped for who consumes a RINGBUF or produces into a USER_RINGBUF.
+struct Area {
+  const char* name;
+  void* at;
+  std::size_t size;
+  bool writable;  // as it should be
 };
 
 enum class ElementOp { Lookup, Update, Delete, NextKey };
@@ -113,8 +122,35 @@ class Ring {
   virtual void forge_producer_pos(std::uint64_t pos) = 0;                 // USER_RINGBUF
   virtual void forge_data(std::uint64_t offset, const Bytes& bytes) = 0;  // USER_RINGBUF
 
+  virtual std::vector<Area> areas() = 0;
+  virtual int descriptor() = 0;  // of the kernel's map; ours: -1
+
   // With a NULL key, or a pointer to something.
   virtual int element(ElementOp op, bool null_key) = 0;
+  virtual std::uint32_t id() = 0;  // of a shared one
+  // One poll of a manager of this ring and another one, in this order.
+  virtual int poll_both(int timeout_ms, const OnSample& fn, Ring& other, const OnSample& other_fn) = 0;
+};
+
+// An ARRAY_OF_MAPS or HASH_OF_MAPS with keys of four bytes, whose elements are shared RINGBUFs.
+class Outer {
+ public:
+  static constexpr std::uint64_t kAny = 0, kNoExist = 1, kExist = 2;  // BPF_ANY, ...
+  virtual ~Outer() = default;
+  virtual int update(std::uint32_t key, Ring& inner, std::uint64_t flags = kAny) = 0;
+  virtual int erase(std::uint32_t key) = 0;
+  virtual int lookup(std::uint32_t key, std::uint32_t* ret_id) = 0;
+  virtual int next_key(const std::uint32_t* key, std::uint32_t* ret_key) = 0;
+  // As a program does it: looks the ring up and puts out to it. 1: no ring there.
+  virtual int output(std::uint32_t key, const Bytes& payload) = 0;
+};
+struct OuterSpec {
+  std::uint32_t type = kArrayOfMaps;
+  std::uint32_t max_entries = 4;
+  std::uint32_t key_size = 4;
+  std::uint32_t value_size = 4;
+  std::uint32_t flags = 0;
+  Ring* inner = nullptr;  // the template
 };
 
 class Backend {
@@ -124,6 +160,7 @@ class Backend {
   // Why it cannot run here; "" = it can.
   virtual std::string unavailable() = 0;
   virtual int create(const Spec& spec, std::unique_ptr<Ring>* ret_ring) = 0;
+  virtual int create(const OuterSpec& spec, std::unique_ptr<Outer>* ret_outer) = 0;
 };
 
 std::vector<Backend*> backends();

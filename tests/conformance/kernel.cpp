@@ -372,6 +372,14 @@ class KernelRing : public Ring {
   void forge_producer_pos(std::uint64_t pos) override { word<std::uint64_t>(producer_).store(pos); }
   void forge_data(std::uint64_t offset, const Bytes& bytes) override { std::memcpy(data_ + offset, bytes.data(), bytes.size()); }
 
+  std::vector<Area> areas() override {
+    return {{"consumer page", consumer_, page_, !user_},
+            {"producer page", producer_, page_, user_},
+            {"data", data_, n_, user_},
+            {"data again", data_ + n_, n_, user_}};
+  }
+  int descriptor() override { return map_.get(); }
+
   int element(ElementOp op, bool null_key) override {
     std::uint32_t key = 0, value = 0;
     void* k = null_key ? nullptr : &key;
@@ -382,6 +390,23 @@ class KernelRing : public Ring {
       case ElementOp::NextKey: return bpf_map_get_next_key(map_.get(), k, &value);
     }
     return 0;
+  }
+
+  std::uint32_t id() override {
+    bpf_map_info info{};
+    std::uint32_t size = sizeof info;
+    must(bpf_obj_get_info_by_fd(map_.get(), &info, &size) == 0, "BPF_OBJ_GET_INFO_BY_FD");
+    return info.id;
+  }
+  int poll_both(int timeout_ms, const OnSample& fn, Ring& other_ring, const OnSample& other_fn) override {
+    auto& other = static_cast<KernelRing&>(other_ring);
+    fn_ = &fn;
+    other.fn_ = &other_fn;
+    ring_buffer* manager = ring_buffer__new(map_.get(), &KernelRing::on_sample, this, nullptr);
+    must(manager && ring_buffer__add(manager, other.map_.get(), &KernelRing::on_sample, &other) == 0, "ring_buffer__add");
+    const int n = ring_buffer__poll(manager, timeout_ms);
+    ring_buffer__free(manager);
+    return n;
   }
 
  private:
@@ -417,6 +442,38 @@ class KernelRing : public Ring {
   std::unique_ptr<Interpreter> interpreter_;
 };
 
+class KernelOuter : public Outer {
+ public:
+  KernelOuter(Fd map, bool hash) : map_(std::move(map)), hash_(hash) {}
+
+  int update(std::uint32_t key, Ring& inner, std::uint64_t flags) override {
+    const int fd = inner.descriptor();
+    return bpf_map_update_elem(map_.get(), &key, &fd, flags);
+  }
+  int erase(std::uint32_t key) override { return bpf_map_delete_elem(map_.get(), &key); }
+  int lookup(std::uint32_t key, std::uint32_t* ret_id) override { return bpf_map_lookup_elem(map_.get(), &key, ret_id); }
+  int next_key(const std::uint32_t* key, std::uint32_t* ret_key) override {
+    return bpf_map_get_next_key(map_.get(), key, ret_key);
+  }
+  int output(std::uint32_t key, const Bytes& payload) override {
+    const std::string program = hash_ ? "put_by_key" : "put_by_index";
+    if (!programs_)
+      programs_ = std::make_unique<Programs>(std::vector<std::string>{program},
+                                             std::vector<std::pair<std::string, int>>{{hash_ ? "hash" : "array", map_.get()}});
+    shared* m = programs_->memory();
+    m->key = key;
+    m->size = payload.size();
+    std::memcpy(m->in, payload.data(), payload.size());
+    programs_->run(program.c_str());
+    return static_cast<int>(m->result);
+  }
+
+ private:
+  Fd map_;
+  const bool hash_;
+  std::unique_ptr<Programs> programs_;
+};
+
 class Kernel : public Backend {
  public:
   const char* name() const override { return "Kernel"; }
@@ -437,6 +494,19 @@ class Kernel : public Backend {
     Fd map(static_cast<int>(::syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr)));
     if (map.get() < 0) return -errno;
     *ret_ring = std::make_unique<KernelRing>(std::move(map), spec);
+    return 0;
+  }
+  int create(const OuterSpec& spec, std::unique_ptr<Outer>* ret_outer) override {
+    bpf_attr attr{};
+    attr.map_type = spec.type;
+    attr.key_size = spec.key_size;
+    attr.value_size = spec.value_size;
+    attr.max_entries = spec.max_entries;
+    attr.map_flags = spec.flags;
+    attr.inner_map_fd = static_cast<__u32>(spec.inner ? spec.inner->descriptor() : -1);
+    Fd map(static_cast<int>(::syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr)));
+    if (map.get() < 0) return -errno;
+    *ret_outer = std::make_unique<KernelOuter>(std::move(map), spec.type == kHashOfMaps);
     return 0;
   }
 };

@@ -13,6 +13,7 @@
 #include "backend.hpp"
 #include "programs.h"
 #include "ringbuf/ringbuf.h"
+#include "system/daemon_process.hpp"
 
 #ifndef RINGBUF_ANY  // libringbuf has no maps of maps yet
 static int ringbuf_map_lookup_elem(ringbuf_map*, void*, uint32_t*) { return 0; }
@@ -185,6 +186,17 @@ class OurRing : public Ring {
     std::memcpy(p_->data + offset, bytes.data(), bytes.size());
   }
 
+  std::vector<Area> areas() override {
+    const ringbuf_view& v = user_ ? *p_ : *c_;
+    const std::size_t page = std::size_t{1} << v.page_shift;
+    return {{"consumer page", v.consumer_page, page, !user_},
+            {"producer page", v.producer_page, page, user_},
+            {"data", v.data, n_, user_},
+            {"data again", v.data + n_, n_, user_}};
+  }
+  int descriptor() override { return -1; }
+  ringbuf_map* map() const { return map_; }
+
   int element(ElementOp op, bool null_key) override {
     std::uint32_t key = 0, value = 0;
     void* k = null_key ? nullptr : &key;
@@ -195,6 +207,24 @@ class OurRing : public Ring {
       case ElementOp::NextKey: return ringbuf_map_get_next_key(map_, k, &value);
     }
     return 0;
+  }
+
+  std::uint32_t id() override {
+    ringbuf_map_info info{};
+    must(ringbuf_map_get_info(map_, &info, sizeof info), "ringbuf_map_get_info");
+    return info.id;
+  }
+  int poll_both(int timeout_ms, const OnSample& fn, Ring& other_ring, const OnSample& other_fn) override {
+    auto& other = static_cast<OurRing&>(other_ring);
+    fn_ = &fn;
+    other.fn_ = &other_fn;
+    ringbuf_poller* poller = nullptr;
+    must(ringbuf_poller_new(&poller), "ringbuf_poller_new");
+    must(ringbuf_poller_add(poller, consumer_), "ringbuf_poller_add");
+    must(ringbuf_poller_add(poller, other.consumer_), "ringbuf_poller_add");
+    const int n = ringbuf_poll(poller, timeout_ms);
+    ringbuf_poller_free(poller);
+    return n;
   }
 
  private:
@@ -247,6 +277,41 @@ class OurRing : public Ring {
   std::uint64_t turn_ = 0;
 };
 
+// The daemon of the tests that need one, for as long as this process lives.
+ringbuf_session* session() {
+  static ringbuf::test::Daemon daemon;
+  static const ringbuf::test::SessionPtr session = daemon.connect();
+  return session.get();
+}
+
+#ifdef RINGBUF_ANY
+class OurOuter : public Outer {
+ public:
+  explicit OurOuter(ringbuf_map* map) : map_(map) { must(ringbuf_outer_attach(map_, &outer_), "ringbuf_outer_attach"); }
+  ~OurOuter() override {
+    ringbuf_outer_free(outer_);
+    ringbuf_map_free(map_);
+  }
+
+  int update(std::uint32_t key, Ring& inner, std::uint64_t flags) override {
+    return ringbuf_map_update_elem(map_, &key, static_cast<OurRing&>(inner).map(), flags);
+  }
+  int erase(std::uint32_t key) override { return ringbuf_map_delete_elem(map_, &key); }
+  int lookup(std::uint32_t key, std::uint32_t* ret_id) override { return ringbuf_map_lookup_elem(map_, &key, ret_id); }
+  int next_key(const std::uint32_t* key, std::uint32_t* ret_key) override { return ringbuf_map_get_next_key(map_, key, ret_key); }
+  int output(std::uint32_t key, const Bytes& payload) override {
+    ringbuf_producer* producer = ringbuf_outer_lookup(outer_, &key);
+    if (!producer && errno == ENOENT) return 1;
+    must(producer ? 0 : -errno, "ringbuf_outer_lookup");
+    return ringbuf_output(producer, payload.data(), payload.size(), 0);
+  }
+
+ private:
+  ringbuf_map* map_;
+  ringbuf_outer* outer_ = nullptr;
+};
+#endif
+
 class Ours : public Backend {
  public:
   const char* name() const override { return "Ours"; }
@@ -261,9 +326,28 @@ class Ours : public Backend {
     opts.value_size = spec.value_size;
     opts.map_extra = spec.extra;
     ringbuf_map* map = nullptr;
-    if (const int r = ringbuf_map_create(nullptr, "conformance", spec.max_entries, &opts, &map); r < 0) return r;
+    if (const int r = ringbuf_map_create(spec.shared ? session() : nullptr, "conformance", spec.max_entries, &opts, &map); r < 0)
+      return r;
     *ret_ring = std::make_unique<OurRing>(map, spec);
     return 0;
+  }
+  int create(const OuterSpec& spec, std::unique_ptr<Outer>* ret_outer) override {
+#ifdef RINGBUF_ANY
+    ringbuf_map_create_opts opts{};
+    opts.sz = sizeof opts;
+    opts.map_type = spec.type;
+    opts.map_flags = spec.flags;
+    opts.key_size = spec.key_size;
+    opts.value_size = spec.value_size;
+    opts.inner_map = spec.inner ? static_cast<OurRing*>(spec.inner)->map() : nullptr;
+    ringbuf_map* map = nullptr;
+    if (const int r = ringbuf_map_create(session(), "conformance", spec.max_entries, &opts, &map); r < 0) return r;
+    *ret_outer = std::make_unique<OurOuter>(map);
+    return 0;
+#else
+    (void)spec, (void)ret_outer;
+    return -EOPNOTSUPP;
+#endif
   }
 };
 

@@ -194,15 +194,19 @@ int drain(void* ctx) {
   return 0;
 }
 
+static __s64 put_out(void* map) { return map ? bpf_ringbuf_output(map, shared.in, shared.size & (2 * kBytes - 1), 0) : 1; }
+
 SEC("syscall")
-int multi(void* ctx) {
+int put_by_index(void* ctx) {
   __u32 key = shared.key;
-  void* at = shared.hashed ? bpf_map_lookup_elem(&hash, &key) : bpf_map_lookup_elem(&array, &key);
-  if (!at) {
-    shared.result = 1;
-    return 0;
-  }
-  shared.result = bpf_ringbuf_output(at, shared.in, 32, 0);
+  shared.result = put_out(bpf_map_lookup_elem(&array, &key));
+  return 0;
+}
+
+SEC("syscall")
+int put_by_key(void* ctx) {
+  __u32 key = shared.key;
+  shared.result = put_out(bpf_map_lookup_elem(&hash, &key));
   return 0;
 }
 

@@ -43,14 +43,14 @@ struct shared {
   __u64 waits;
   char byte;
   /* the others */
-  __u64 size;         /* record: one of CONSTANT_SIZES; output: bytes of `in` */
+  __u64 size;         /* record: one of CONSTANT_SIZES; output, put_by_*: bytes of `in` */
   __u64 flags;        /* record: of reserve; query: what; output, drain: flags */
   __u64 commit_flags; /* record: of submit or discard */
   __u32 discard;      /* record: discard it */
   __u32 nested;       /* drain: the callback of the first sample drains, too */
   __u64 stop_at;      /* drain: the callback returns 1 for this sample, counted from 1 */
-  __u32 key, hashed;  /* multi: where in `array` or `hash` the ring is */
-  __s64 result;       /* what the helper returned. record: 1 if there was memory. multi: 1 if there was no ring */
+  __u32 key;          /* put_by_*: where in `array` or `hash` the ring is */
+  __s64 result;       /* what the helper returned. record: 1 if there was memory. put_by_*: 1 if there was no ring */
   __s64 nested_result;
   __u64 sampled, sampled_bytes;
   __u32 sizes[kSamples];
