@@ -60,6 +60,10 @@ struct DrainHow {
   bool nested = false;
 };
 
+struct Info {
+  std::uint32_t type, key_size, value_size, max_entries, map_flags;
+};
+
 // A part of a ring's memory as it is mapped for who consumes a RINGBUF or produces into a USER_RINGBUF.
 struct Area {
   const char* name;
@@ -111,7 +115,7 @@ class Ring {
   // Was who waits for this ring (RINGBUF: the consumer; USER_RINGBUF: the producer) notified since the last call, and is there
   // something for it to do? Edge-triggered. The first call arms this and says nothing.
   virtual bool woken() = 0;
-  // Would poll(2) on the ring's descriptor report it readable (USER_RINGBUF: writable)?
+  // Would poll(2) on the ring's descriptor report it readable (USER_RINGBUF of the kernel: writable)?
   virtual bool ready() = 0;
 
   // --- memory ---
@@ -128,6 +132,10 @@ class Ring {
   // With a NULL key, or a pointer to something.
   virtual int element(ElementOp op, bool null_key) = 0;
   virtual std::uint32_t id() = 0;  // of a shared one
+  virtual Info info() = 0;
+  virtual bool room_awaited() = 0;  // ours: a producer sleeps for room
+  // Adds another ring to this one's manager.
+  virtual int manage(Ring& other) = 0;
   // One poll of a manager of this ring and another one, in this order.
   virtual int poll_both(int timeout_ms, const OnSample& fn, Ring& other, const OnSample& other_fn) = 0;
 };

@@ -2,6 +2,8 @@
 // Limits and errors of BPF_MAP_TYPE_RINGBUF, and the rules of creation for both types, as tables.
 #include <unistd.h>
 
+#include <thread>
+
 #include "fixture.hpp"
 
 namespace conformance {
@@ -67,6 +69,18 @@ TEST_P(Creation, ElementsAreNotSupported) {
     EXPECT_EQ(ring->element(ElementOp::Update, false), -EINVAL);
     EXPECT_EQ(ring->element(ElementOp::Delete, false), -EINVAL);
     EXPECT_EQ(ring->element(ElementOp::NextKey, false), -EINVAL);
+  }
+}
+
+TEST_P(Creation, InfoSaysHowItWasMade) {
+  for (const std::uint32_t type : {kRingbuf, kUserRingbuf}) {
+    const auto ring = make({.type = type, .max_entries = 8192, .flags = kNumaNode, .numa_node = UINT32_MAX});
+    const Info info = ring->info();
+    EXPECT_EQ(info.type, type);
+    EXPECT_EQ(info.max_entries, 8192u);
+    EXPECT_EQ(info.map_flags, kNumaNode);
+    EXPECT_EQ(info.key_size, 0u);
+    EXPECT_EQ(info.value_size, 0u);
   }
 }
 
@@ -307,6 +321,33 @@ TEST_P(Wakeups, TheDescriptorIsReadableWhileThereIsSomethingToRead) {
   Gather got;
   EXPECT_EQ(ring->consume(got), 1);
   EXPECT_FALSE(ring->ready());
+}
+
+TEST_P(Wakeups, TheDescriptorAfterASilentCommit) {
+  const auto ring = make();
+  EXPECT_FALSE(ring->ready());
+  ASSERT_EQ(ring->output("x", kNoWakeup), 0);
+  difference("silent-commit-not-readable");
+  EXPECT_EQ(ring->ready(), on_kernel());
+  Gather got;
+  EXPECT_EQ(ring->consume(got), 1);
+}
+
+TEST_P(Wakeups, NoWakeupBesideAProducerThatWaitsForRoom) {
+  difference("no-wakeup-beside-a-waiting-producer");
+  if (on_kernel()) GTEST_SKIP() << "BPF programs cannot wait for room";
+  const auto ring = make();
+  ASSERT_TRUE(ring->reserve(0, 4000));
+  ring->woken();
+  std::thread waiting([&] { EXPECT_EQ(ring->user_reserve_blocking(1, 200, -1), 0); });
+  while (!ring->room_awaited()) std::this_thread::yield();
+  ring->woken();
+  ring->submit(0, kNoWakeup);
+  EXPECT_TRUE(ring->woken());  // else both would sleep for ever
+  Gather got;
+  EXPECT_EQ(ring->consume(got), 1);
+  waiting.join();
+  ring->submit(1);
 }
 
 TEST_P(Wakeups, ABusyRecordAtTheHead) {

@@ -392,11 +392,15 @@ class KernelRing : public Ring {
     return 0;
   }
 
-  std::uint32_t id() override {
-    bpf_map_info info{};
-    std::uint32_t size = sizeof info;
-    must(bpf_obj_get_info_by_fd(map_.get(), &info, &size) == 0, "BPF_OBJ_GET_INFO_BY_FD");
-    return info.id;
+  std::uint32_t id() override { return map_info().id; }
+  Info info() override {
+    const bpf_map_info i = map_info();
+    return {i.type, i.key_size, i.value_size, i.max_entries, i.map_flags};
+  }
+  bool room_awaited() override { return false; }
+  int manage(Ring& other_ring) override {
+    auto& other = static_cast<KernelRing&>(other_ring);
+    return ring_buffer__add(ring_, other.map_.get(), &KernelRing::on_sample, &other);
   }
   int poll_both(int timeout_ms, const OnSample& fn, Ring& other_ring, const OnSample& other_fn) override {
     auto& other = static_cast<KernelRing&>(other_ring);
@@ -412,6 +416,12 @@ class KernelRing : public Ring {
  private:
   static int on_sample(void* ctx, void* data, std::size_t size) {
     return (*static_cast<KernelRing*>(ctx)->fn_)(Bytes(static_cast<const char*>(data), size));
+  }
+  bpf_map_info map_info() const {
+    bpf_map_info info{};
+    std::uint32_t size = sizeof info;
+    must(bpf_obj_get_info_by_fd(map_.get(), &info, &size) == 0, "BPF_OBJ_GET_INFO_BY_FD");
+    return info;
   }
   shared* memory() {
     if (!programs_) {

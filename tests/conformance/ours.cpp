@@ -118,11 +118,7 @@ class OurRing : public Ring {
   }
   int poll(int timeout_ms, const OnSample& fn) override {
     fn_ = &fn;
-    if (!poller_) {
-      must(ringbuf_poller_new(&poller_), "ringbuf_poller_new");
-      must(ringbuf_poller_add(poller_, consumer_), "ringbuf_poller_add");
-    }
-    return ringbuf_poll(poller_, timeout_ms);
+    return ringbuf_poll(poller(), timeout_ms);
   }
 
   int user_reserve(unsigned slot, std::uint32_t size) override {
@@ -164,7 +160,6 @@ class OurRing : public Ring {
     return edges() && word(p_->producer_page->producer_pos).load() != word(p_->consumer_page->consumer_pos).load();
   }
   bool ready() override {
-    if (user_) return word(p_->producer_page->producer_pos).load() - word(p_->consumer_page->consumer_pos).load() < n_;
     must(epoll_ = ringbuf_consumer_epoll_fd(consumer_), "ringbuf_consumer_epoll_fd");
     pollfd p{epoll_, POLLIN, 0};
     return ::poll(&p, 1, 0) == 1;
@@ -209,11 +204,13 @@ class OurRing : public Ring {
     return 0;
   }
 
-  std::uint32_t id() override {
-    ringbuf_map_info info{};
-    must(ringbuf_map_get_info(map_, &info, sizeof info), "ringbuf_map_get_info");
-    return info.id;
+  std::uint32_t id() override { return map_info().id; }
+  Info info() override {
+    const ringbuf_map_info i = map_info();
+    return {i.type, i.key_size, i.value_size, i.max_entries, i.map_flags};
   }
+  bool room_awaited() override { return word(p_->producer_page->room_waiters).load() != 0; }
+  int manage(Ring& other) override { return ringbuf_poller_add(poller(), static_cast<OurRing&>(other).consumer_); }
   int poll_both(int timeout_ms, const OnSample& fn, Ring& other_ring, const OnSample& other_fn) override {
     auto& other = static_cast<OurRing&>(other_ring);
     fn_ = &fn;
@@ -233,6 +230,17 @@ class OurRing : public Ring {
     bool dynptr = false;
     ringbuf_dynptr ptr{};
   };
+  ringbuf_map_info map_info() {
+    ringbuf_map_info info{};
+    must(ringbuf_map_get_info(map_, &info, sizeof info), "ringbuf_map_get_info");
+    return info;
+  }
+  ringbuf_poller* poller() {
+    if (poller_) return poller_;
+    must(ringbuf_poller_new(&poller_), "ringbuf_poller_new");
+    must(ringbuf_poller_add(poller_, consumer_), "ringbuf_poller_add");
+    return poller_;
+  }
   static int on_sample(void* ctx, void* data, std::size_t size) {
     return (*static_cast<OurRing*>(ctx)->fn_)(Bytes(static_cast<const char*>(data), size));
   }

@@ -60,10 +60,7 @@ class Events {
     event(333, flags);
     event(777, flags);
   }
-  void restart() {
-    seq_ = 0;
-    dropped = total = discarded = 0;
-  }
+  void restart() { dropped = total = discarded = 0; }
   void expect_counts() const {
     EXPECT_EQ(dropped, 0);
     EXPECT_EQ(total, 2);
@@ -280,6 +277,62 @@ TEST_P(Ringbuf, PollReportsDiscardedRecordsAsNothing) {
   EXPECT_EQ(ring->poll(0, got), 0);
   EXPECT_EQ(got.records.size(), 0u);
   EXPECT_EQ(ring->image().consumer_pos, 16u);
+}
+
+TEST_P(Ringbuf, PollAfterASilentCommit) {
+  const auto ring = make();
+  ASSERT_EQ(ring->output("x", kNoWakeup), 0);
+  Gather got;
+  difference("silent-commit-found-by-poll");
+  EXPECT_EQ(ring->poll(0, got), on_kernel() ? 0 : 1);
+  EXPECT_EQ(ring->output("y", kForceWakeup), 0);
+  EXPECT_EQ(ring->poll(-1, got), on_kernel() ? 2 : 1);
+  EXPECT_EQ(got.records, (std::vector<Bytes>{"x", "y"}));
+}
+
+TEST_P(Ringbuf, ConsumerPosInsideACall) {
+  const auto ring = make();
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(ring->output("x"), 0);
+  std::vector<std::uint64_t> seen;
+  EXPECT_EQ(ring->consume([&](const Bytes&) {
+    seen.push_back(ring->image().consumer_pos);
+    return 0;
+  }),
+            10);
+  difference("consumer-pos-batched");
+  for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], on_kernel() ? 16 * i : 0);
+  EXPECT_EQ(ring->image().consumer_pos, 160u);
+}
+
+TEST_P(Ringbuf, AConsumerPosInsideARecordMakesAHeaderOfItsBytes) {
+  const auto ring = make();
+  std::uint32_t words[16] = {1000};  // as a header: longer than all there is
+  ASSERT_EQ(ring->output(Bytes(reinterpret_cast<const char*>(words), sizeof words)), 0);
+  ring->forge_consumer_pos(8);
+  Gather got;
+  difference("corrupt-header-refused");
+  EXPECT_EQ(ring->consume(got), on_kernel() ? 1 : -EBADMSG);
+  EXPECT_EQ(ring->image().consumer_pos, on_kernel() ? 8u + 1008 : 8u);
+  EXPECT_EQ(got.records.size(), on_kernel() ? 1u : 0u);
+}
+
+TEST_P(Ringbuf, AConsumerPosAheadOfTheProducerReadsNothing) {
+  const auto ring = make();
+  ASSERT_EQ(ring->output("x"), 0);
+  ring->forge_consumer_pos(160);
+  Gather got;
+  difference("consumer-pos-ahead");
+  EXPECT_EQ(ring->consume(got), on_kernel() ? 0 : -EBADMSG);
+  EXPECT_EQ(got.records.size(), 0u);
+  EXPECT_EQ(ring->image().consumer_pos, 160u);
+}
+
+TEST_P(Ringbuf, AManagerTakesARingOnce) {
+  const auto ring = make(), other = make(), user = make_user();
+  EXPECT_EQ(ring->manage(*other), 0);
+  EXPECT_EQ(ring->manage(*other), -EEXIST);
+  EXPECT_EQ(ring->manage(*ring), -EEXIST);
+  EXPECT_EQ(ring->manage(*user), -EINVAL);
 }
 
 // The CVE-2024-41009 test: a consumer that claims to have read what is still reserved gets nothing written over it.

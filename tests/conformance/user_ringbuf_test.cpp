@@ -60,10 +60,21 @@ TEST_P(UserRingbuf, ASampleMayFillTheWholeRing) {
   EXPECT_EQ(ring->drain().result, 0);
   ring->submit(0);
   EXPECT_EQ(ring->user_reserve(1, 0), ENOSPC);
-  EXPECT_FALSE(ring->ready());
   const Drained d = ring->drain();
   EXPECT_EQ(d.result, 1);
   EXPECT_EQ(d.bytes.size(), 4088u);
+}
+
+TEST_P(UserRingbuf, TheDescriptorIsWritableUnlessTheRingIsFull) {
+  difference("no-descriptor-for-room");
+  if (!on_kernel()) GTEST_SKIP() << "ringbuf_reserve_wait is the way to wait for room";
+  const auto ring = make_user();
+  EXPECT_TRUE(ring->ready());
+  produce(*ring, 255, 8);
+  EXPECT_TRUE(ring->ready());
+  produce(*ring, 1, 8);
+  EXPECT_FALSE(ring->ready());
+  EXPECT_EQ(ring->drain({.stop_at = 1}).result, 1);
   EXPECT_TRUE(ring->ready());
 }
 
@@ -254,6 +265,13 @@ TEST_P(Drain, APositionBehindTheConsumerIsAnEmptyRing) {
   ring->forge_producer_pos(40);
   EXPECT_EQ(ring->drain().result, 0);
   EXPECT_EQ(ring->image().consumer_pos, 80u);
+}
+
+TEST_P(Drain, APositionHalfOfAllPositionsAhead) {
+  const auto ring = make_user();
+  ring->forge_producer_pos((1ull << 63) + 8);
+  difference("positions-by-subtraction");
+  EXPECT_EQ(ring->drain().result, on_kernel() ? 131072 : 0);
 }
 
 TEST_P(Drain, WhatCameBeforeABadSampleStaysConsumed) {
