@@ -7,6 +7,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config
   libboost-dev libspdlog-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libexpected-dev
   libgtest-dev libbenchmark-dev
+  clang libbpf-dev  # the kernel half of the conformance tests
   jq spin
 )
 

@@ -20,7 +20,7 @@ quietly() {
 
 echo "== setup"
 ./tools/setup.sh
-counts=""
+counts="" conformance=""
 for preset in "${presets[@]}"; do
   echo "== $preset: building"
   quietly cmake --preset "$preset"
@@ -29,5 +29,8 @@ for preset in "${presets[@]}"; do
   ctest --preset "$preset" -j "$(nproc)" --output-on-failure --no-tests=error | tee "$log"
   summary=$(sed -n 's/.*tests passed.* out of \([0-9]*\)$/\1/p' "$log")
   counts+="${counts:+, }$preset $summary"
+  # The first preset is the one that has both sides.
+  conformance=${conformance:-$(./tests/conformance/summary.sh "build/$preset/Testing/Temporary/LastTest.log")}
 done
+echo "$conformance"
 echo "== all tests passed: $counts"
