@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What the suite is written against. Two back ends stand behind it: libringbuf, and the live kernel with libbpf. A ring's methods
-// are the calls of one or the other; what one of them lacks is made from what it has, in its own file.
+// What the suite is written against. Two back ends stand behind it: libringbuf, and the live kernel with libbpf; and a third for
+// the fuzzer. A ring's methods are the calls of one or the other; what one of them lacks is made from what it has, in its own
+// file.
 #pragma once
 
 #include <cstdint>
@@ -174,5 +175,6 @@ class Backend {
 std::vector<Backend*> backends();
 Backend& ours();
 Backend& kernel();  // only if CONFORMANCE_KERNEL
+Backend& model();   // for the fuzzer
 
 }  // namespace conformance

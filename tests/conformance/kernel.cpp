@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -119,12 +120,14 @@ class Programs {
   void* memory_ = nullptr;
 };
 
+int make_faults() { return static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)); }
+
 // One long run of `produce`, in a thread that the program stops in by touching a page that is not there.
 class Interpreter {
  public:
   Interpreter(int ring, int memory_fd, shared* memory)
       : programs_({"produce"}, {{"ring", ring}, {".bss", memory_fd}}), memory_(memory) {
-    faults_ = Fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    faults_ = Fd(make_faults());
     must(faults_.get() >= 0, "userfaultfd");
     uffdio_api api{};
     api.api = UFFD_API;
@@ -489,7 +492,14 @@ class Kernel : public Backend {
   const char* name() const override { return "Kernel"; }
   std::string unavailable() override {
     std::unique_ptr<Ring> ring;
-    if (const int r = create({}, &ring); r < 0) return std::string("the kernel's bpf(2): ") + std::strerror(-r);
+    if (const int r = create(Spec{}, &ring); r < 0) return std::string("the kernel's bpf(2): ") + std::strerror(-r);
+    utsname system{};
+    unsigned major = 0, minor = 0;
+    ::uname(&system);
+    if (std::sscanf(system.release, "%u.%u", &major, &minor) != 2 || major * 1000 + minor < 6004)
+      return "the kernel's half needs Linux 6.4, whose programs can hold reservations open in a loop";
+    if (::access("/sys/kernel/btf/vmlinux", R_OK) != 0) return "the kernel's half needs /sys/kernel/btf/vmlinux";
+    if (Fd(make_faults()).get() < 0) return std::string("the kernel's half needs userfaultfd: ") + std::strerror(errno);
     return "";
   }
   int create(const Spec& spec, std::unique_ptr<Ring>* ret_ring) override {

@@ -304,6 +304,17 @@ TEST_P(Ringbuf, ConsumerPosInsideACall) {
   EXPECT_EQ(ring->image().consumer_pos, 160u);
 }
 
+TEST_P(Ringbuf, RecordsThatTheCallbackPutsOut) {
+  const auto ring = make();
+  ASSERT_EQ(ring->output("x"), 0);
+  int left = 3;
+  const OnSample again = [&](const Bytes&) { return left-- > 0 ? ring->output("x") : 0; };
+  difference("consume-is-one-pass");
+  EXPECT_EQ(ring->consume(again), on_kernel() ? 4 : 1);
+  Gather got;
+  EXPECT_EQ(ring->consume(got), on_kernel() ? 0 : 1);
+}
+
 TEST_P(Ringbuf, AConsumerPosInsideARecordMakesAHeaderOfItsBytes) {
   const auto ring = make();
   std::uint32_t words[16] = {1000};  // as a header: longer than all there is
