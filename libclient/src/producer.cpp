@@ -85,9 +85,10 @@ int ringbuf_dynptr_read(void* dst, uint32_t len, const ringbuf_dynptr* src, uint
 }
 
 int ringbuf_dynptr_write(const ringbuf_dynptr* dst, uint32_t offset, const void* src, uint32_t len, uint64_t flags) {
-  if (!dst || !dst->data || flags != 0) return errno = EINVAL, -EINVAL;
+  if (!dst || !dst->data) return errno = EINVAL, -EINVAL;
   void* to = ringbuf_dynptr_data(dst, offset, len);
   if (!to) return errno = E2BIG, -E2BIG;
+  if (flags != 0) return errno = EINVAL, -EINVAL;  // in the kernel's order
   std::memmove(to, src, len);
   return 0;
 }

@@ -87,7 +87,7 @@ class Consumer {
     for (bool stop = false; !stop && drained.moved < RINGBUF_MAX_DRAIN;) {
       const std::uint64_t pos = drained.pos, end = ring_.producer_pos();  // untrusted: read once
       if ((end & 7) != 0) return -EINVAL;
-      if (!Ring::is_before(pos, end)) break;
+      if (pos >= end) break;                            // as plainly as the kernel
       const std::uint32_t len = ring_.header_len(pos);  // untrusted: read once
       const std::uint32_t size = len & RINGBUF_LEN_MASK;
       const std::uint64_t step = stride(size);
