@@ -9,6 +9,11 @@
 namespace ringbuf {
 namespace {
 
+// Not static in their function: a fork while another thread is on its way into it the first time would leave the child waiting
+// for that thread. Keyed by process as well: a child must not share a mutex that its parent may have held during fork.
+ForkMutex turns_mutex;
+std::map<std::pair<pid_t, std::pair<std::uint64_t, std::uint64_t>>, std::weak_ptr<ConsumerTurn>> turns;  // guarded by turns_mutex
+
 ringbuf_view with_turn(ringbuf_view v, ConsumerTurn& turn) {
   v.room_told = turn.room_told;
   v.copy = turn.copy.get();
@@ -18,13 +23,9 @@ ringbuf_view with_turn(ringbuf_view v, ConsumerTurn& turn) {
 }  // namespace
 
 std::shared_ptr<ConsumerTurn> ConsumerTurn::of(const Attachment& a) {
-  // Keyed by process as well: a child must not share a mutex that its parent may have held during fork.
-  using Key = std::pair<pid_t, std::pair<std::uint64_t, std::uint64_t>>;
-  static ForkMutex mutex;
-  static std::map<Key, std::weak_ptr<ConsumerTurn>> all;
-  std::lock_guard lock(mutex);
-  std::erase_if(all, [](const auto& entry) { return entry.second.expired(); });
-  auto& known = all[{::getpid(), a.identity()}];
+  std::lock_guard lock(turns_mutex);
+  std::erase_if(turns, [](const auto& entry) { return entry.second.expired(); });
+  auto& known = turns[{::getpid(), a.identity()}];
   auto turn = known.lock();
   if (!turn) {
     turn = std::make_shared<ConsumerTurn>();

@@ -73,10 +73,7 @@ Result<UniqueFd> sealed_memfd(const char* name, std::uint64_t size, std::uint64_
 
 }  // namespace
 
-std::uint64_t page_size() {
-  static const auto size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  return size;
-}
+std::uint64_t page_size() { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
 const char* spec_error(const RingSpec& spec) {
   if (spec.map_type != kTypeRingbuf && spec.map_type != kTypeUserRingbuf)

@@ -41,9 +41,10 @@ struct ThreadState {
 };
 __attribute__((tls_model("initial-exec"))) inline constinit thread_local ThreadState tls{};
 
+// When the program is loaded: a thread that did it at its first reservation could be caught in the middle by another's fork.
+inline const int forget_tid_in_child = ::pthread_atfork(nullptr, nullptr, [] { tls = ThreadState{}; });
+
 [[gnu::noinline, gnu::cold]] inline std::uint32_t learn_tid() noexcept {
-  static const int once = pthread_atfork(nullptr, nullptr, [] { tls = ThreadState{}; });
-  (void)once;
   return tls.tid = static_cast<std::uint32_t>(::syscall(SYS_gettid));
 }
 
