@@ -237,10 +237,14 @@ TEST_P(EitherOuter, TheSameRingPutThereAgainStaysAttached) {
   const auto outer = outer_of(map);
   ringbuf_producer* producer = look(outer, 1);
   void* data = ringbuf_reserve(producer, 4, 0);
+  EXPECT_EQ(ringbuf_reserve(producer, 1 << 20, 0), nullptr);
   ASSERT_EQ(put_map(map, 1, a), 0);
   ASSERT_EQ(drop_map(map, 1), 0);
   ASSERT_EQ(put_map(map, 1, a), 0);
   EXPECT_EQ(look(outer, 1), producer);
+  std::uint64_t lost[RINGBUF_LOST_REASONS];
+  ASSERT_EQ(ringbuf_producer_lost(producer, lost), 0);
+  EXPECT_EQ(lost[RINGBUF_LOST_TOO_BIG], 1u) << "a new attachment begins with 0";
   std::memcpy(data, "kept", 4);
   ringbuf_submit(producer, data, 0);
   EXPECT_EQ(drained(a), "kept ");
