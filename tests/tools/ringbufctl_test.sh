@@ -78,7 +78,7 @@ test_version_and_help_need_no_daemon() {
   cmp help out
   run 0 --help
   cmp help out
-  for verb in show list create output consume drain dump snapshot pin unpin; do
+  for verb in show list create output consume drain dump snapshot update lookup delete pin unpin; do
     grep -q "^  $verb " help || die "help does not know $verb"
     run 0 map "$verb" --help
     grep -q "^Usage: ringbufctl \[OPTIONS\] map $verb" out || die "no usage of $verb"
@@ -94,9 +94,11 @@ test_usage_errors() {
   run 2 prog show
   error "unknown object 'prog': use one of map, version, help; see 'ringbufctl help'"
   run 2 map remove
-  error "unknown command 'remove': use one of show, list, create, output, consume, drain, dump, snapshot, pin, unpin, help; see 'ringbufctl help'"
+  error "unknown command 'remove': use one of show, list, create, output, consume, drain, dump, snapshot, update, lookup, delete, pin, unpin, help; see 'ringbufctl help'"
   run 2 map c
   error "command 'c' is ambiguous: it may mean create, consume; see 'ringbufctl help'"
+  run 2 map l
+  error "command 'l' is ambiguous: it may mean list, lookup; see 'ringbufctl help'"
   run 2 map show id
   error "'id' needs a value after it; see 'ringbufctl map show --help'"
   run 2 map show id x1
@@ -120,11 +122,67 @@ test_usage_errors() {
     error "--mode: '$mode' is not an octal mode of r and w bits, such as 0660; see 'ringbufctl map create --help'"
   done
   run 2 map create /a --size 4K --type perf
-  error "--type: 'perf' is not a map type: use one of ringbuf, user_ringbuf; see 'ringbufctl map create --help'"
+  error "--type: 'perf' is not a map type: use one of ringbuf, user_ringbuf, array_of_maps, hash_of_maps; see 'ringbufctl map create --help'"
   run 2 map create /a --size 4K --type user_ringbuf --overwrite
   error "--overwrite does not go with --type user_ringbuf: only a ringbuf has it; see 'ringbufctl map create --help'"
   run 2 map create /a --type user_ringbuf
   error "--size is required; see 'ringbufctl map create --help'"
+  # no_create SENTENCE OPTIONS...
+  no_create() {
+    run 2 map create /a "${@:2}"
+    error "$1; see 'ringbufctl map create --help'"
+  }
+  local outer
+  for outer in array_of_maps hash_of_maps; do
+    no_create "--size does not go with --type $outer: give the number of --entries" --type "$outer" --size 4K
+    no_create "--overwrite does not go with --type $outer: create its rings with it" --type "$outer" --entries 4 --overwrite
+    no_create "--single-producer does not go with --type $outer: create its rings with it" --single-producer --type "$outer"
+    no_create "--entries is required" --type "$outer" --inner /b
+    no_create "--inner is required" --type "$outer" --entries 4
+    no_create "'id' needs a value after it" --type "$outer" --entries 4 --key-size 4 --inner id
+    no_create "'id' needs a value after it" --type "$outer" --key-size 4 --inner id --entries 4
+    no_create "'x' is not a map id" --type "$outer" --key-size 4 --inner id x --entries 4
+    no_create "--entries: '-1' is not a number, or is too large" --type "$outer" --entries -1
+  done
+  no_create "--key-size does not go with --type array_of_maps: its keys have 4 bytes" --type array_of_maps --key-size 8
+  no_create "--key-size is required" --type hash_of_maps --entries 4 --inner /b
+  for ring in ringbuf user_ringbuf; do
+    no_create "--entries does not go with --type $ring: give the --size of its data" --type "$ring" --entries 4
+    no_create "--inner does not go with --type $ring: only a map of maps has it" --type "$ring" --size 4K --inner id 1
+    no_create "--key-size does not go with --type $ring: a ring has no keys" --type "$ring" --size 4K --key-size 4
+  done
+  run 2 map create /a --type array_of_maps --entries 4 --inner events
+  error "unknown kind of map name 'events': use one of id, name, pinned, as in 'name events'; see 'ringbufctl help'"
+  local command none="no key given: use 'key NUMBER', 'key BYTE...' or 'key text WORD'"
+  for command in update lookup delete; do
+    # no_element SENTENCE WORDS...
+    no_element() {
+      run 2 map "$command" "${@:2}"
+      error "$1; see 'ringbufctl map $command --help'"
+    }
+    no_element "no map given: use 'id N', 'name NAME' or 'pinned PATH'"
+    no_element "$none" /m
+    no_element "$none" /m key
+    no_element "$none" /m key hex
+    no_element "'text' needs a word after it" /m key text
+    no_element "'2x' is not a number" /m key 1 2x
+    no_element "'0x' is not a number" /m key 0x
+    no_element "'08' is not a number" /m key 08
+    no_element "'99999999999999999999' is not a number" /m key 99999999999999999999
+    no_element "'key' is one too many" /m key 1 key 2
+    run 2 map "$command" /m key two
+    error "unknown kind of key 'two': use one of hex, text, or a number; see 'ringbufctl help'"
+  done
+  run 2 map lookup /m key 1 value /a
+  error "unknown word 'value': use one of key; see 'ringbufctl help'"
+  run 2 map update /m key 1
+  error "no value given: use 'value MAP', the ring to put there; see 'ringbufctl map update --help'"
+  run 2 map update /m key 1 value
+  error "no map given: use 'id N', 'name NAME' or 'pinned PATH'; see 'ringbufctl map update --help'"
+  run 2 map update /m key 1 value /a any exist
+  error "'exist' is one too many; see 'ringbufctl map update --help'"
+  run 2 map update /m key 1 value /a always
+  error "unknown word 'always': use one of key, value, any, exist, noexist; see 'ringbufctl help'"
   run 2 map create /events-2 --size 4K
   error "'events-2' cannot be a map's name: give one of at most 15 characters of [A-Za-z0-9_.] with --name"
   run 2 map consume /a --count many
@@ -168,7 +226,7 @@ test_daemon_not_reachable() {
   long=/$(printf '%0107d' 0)
   run 2 map list --socket "$long"
   error "the socket's path $long is too long; name one of at most 107 bytes with --socket"
-  for verb in "create /a --size 4K" "output /a" "consume /a" "drain /a" "dump /a" "snapshot /a" "pin id 1 /b" "unpin /a"; do
+  for verb in "create /a --size 4K" "output /a" "consume /a" "drain /a" "dump /a" "snapshot /a" "lookup /a key 1" "update /a key 1 value /b" "delete /a key 1" "create /a --type array_of_maps --entries 4 --inner /b" "pin id 1 /b" "unpin /a"; do
     # shellcheck disable=SC2086
     run 3 map $verb --socket "$dir/other" </dev/null
     grep -q "^Error: no ringbufd at $dir/other: " err
@@ -207,7 +265,7 @@ test_show_plain_is_bpftools_two_lines_and_ours() {
     run 0 map show $map
     same out "$first"
   done
-  for command in show list sh l ""; do
+  for command in show list sh li ""; do
     # shellcheck disable=SC2086
     run 0 map $command
     head -n 8 out >first
@@ -589,7 +647,9 @@ test_closed_standard_descriptors() {
     [[ $code -eq $expected ]] || die "'ringbufctl $*' $redirection ended with $code, not $expected: $(cat err)"
   }
   local command sentence="Error: standard output is closed; redirect it to a file or a pipe"
-  for command in "consume /m" "consume /m --follow" "drain /m" "dump /m" "snapshot /m" list "-j list" help; do
+  run 0 map create /outer --type array_of_maps --entries 4 --inner /m
+  run 0 map update /outer key 0 value /m
+  for command in "consume /m" "consume /m --follow" "drain /m" "dump /m" "snapshot /m" "dump /outer" "lookup /outer key 0" list "-j list" help; do
     # shellcheck disable=SC2086
     closed 1 '>&-' map $command
     same err "$sentence"$'\n'
@@ -765,6 +825,205 @@ test_each_ring_has_its_command() {
   same out $'pos 0  size 5  slot 0  data hello\nFound 1 record\n'
   run 0 map drain /u
   same out $'hello\n'
+}
+
+# outer NAME OPTIONS...: rings /a (id 1), /b (id 2) and /u (id 3, a user ring), and a map of maps (id 4) for rings like /a.
+outer() {
+  run 0 map create /a --size 4K
+  run 0 map create /b --size 64K
+  run 0 map create /u --size 4K --type user_ringbuf
+  run 0 map create "/$1" --inner /a "${@:2}"
+}
+
+test_an_array_of_maps_by_number() {
+  start_daemon
+  outer pool --type array_of_maps --entries 300
+  run 0 map dump /pool
+  same out $'Found 0 elements\n'
+  run 0 -j map dump /pool
+  same out $'[]\n'
+  run 0 map update /pool key 2 value /b
+  same out ""
+  run 0 -j map update /pool key 0x103 value name a # in native order
+  json . null
+  run 0 map lookup /pool key 259
+  same out $'key: 03 01 00 00  inner_map_id: 1\n'
+  run 0 -j map lookup /pool key 2 0 0 0
+  same out '{"key":["0x02","0x00","0x00","0x00"],"value":["0x02","0x00","0x00","0x00"],"inner_map_id":2}'$'\n'
+  run 0 map dump /pool
+  cp out dump
+  same dump $'key: 02 00 00 00  inner_map_id: 2\nkey: 03 01 00 00  inner_map_id: 1\nFound 2 elements\n'
+  run 0 -j map dump /pool
+  json '[.[] | [.key[0], .key[1], .inner_map_id]]' '[["0x02","0x00",2],["0x03","0x01",1]]'
+  cp out compact
+  run 0 -p map dump /pool
+  cmp <(jq -c . compact) <(jq -c . out)
+  # Each way to say 259.
+  local key
+  for key in "3 1 0 0" "0x3 0x01 0x0 0" "03 01 00 00" "hex 3 1 0 0" "h 03 01 00 00" "hex 0x3 1 0 0" "hex 103" "0403"; do
+    # shellcheck disable=SC2086
+    run 0 map lookup /pool key $key
+    same out $'key: 03 01 00 00  inner_map_id: 1\n'
+  done
+  run 0 map update /pool value id 1 key 2 # in any order, and what was there is replaced
+  run 0 map update /pool any key 2 value id 1
+  run 0 -j map lookup /pool key 2
+  json .inner_map_id 1
+  run 0 map delete /pool key hex 02 00 00 00
+  same out ""
+  run 0 -j map delete /pool key 259
+  json . null
+  run 0 map dump /pool
+  same out $'Found 0 elements\n'
+}
+
+test_a_hash_of_maps_by_key() {
+  start_daemon
+  outer names --type hash_of_maps --entries 3 --key-size 20 --name names
+  run 0 map update /names key text web value /a noexist
+  run 0 map update /names key text web value /b exist
+  run 0 map lookup /names key text web
+  same out $'key:\n77 65 62 00 00 00 00 00  00 00 00 00 00 00 00 00\n00 00 00 00\ninner_map_id:\n2\n'
+  run 0 -j map lookup /names key hex 77 65 62 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+  json '[.key[0:4], (.key | length), .inner_map_id]' '[["0x77","0x65","0x62","0x00"],20,2]'
+  run 0 map update /names key text exist value /a # a word of the grammar may be a name
+  run 0 map update /names key text 12345678901234567890 value /a
+  run 0 map dump /names
+  [[ $(tail -n 1 out) == "Found 3 elements" ]] || die "$(cat out)"
+  run 1 map update /names key text more value /a
+  error "all 3 elements are in use; delete one, or create the map with more"
+  run 0 map delete /names key text exist
+  run 1 -j map lookup /names key text exist
+  json .errno '"ENOENT"'
+  run 2 map lookup /names key text 123456789012345678901
+  error "map 4 'names' has keys of 20 bytes, and '123456789012345678901' is longer: use a shorter word"
+  run 2 map lookup /names key 7
+  error "map 4 'names' has keys of 20 bytes, but the key given has 1: give as many bytes, or 'text WORD'"
+  # One number for keys of any size that numbers have.
+  local size
+  for size in 1 2 4 8; do
+    run 0 map create "/h$size" --type hash_of_maps --entries 4 --key-size "$size" --inner name a
+    run 0 map update "/h$size" key 200 value id 2
+    run 0 -j map lookup "/h$size" key hex c8
+    json '[.key[0], (.key | length), .inner_map_id]' "[\"0xc8\",$size,2]"
+  done
+  run 2 map lookup /h1 key 256
+  error "256 is not a byte: map 5 'h1' has keys of 1 bytes"
+  run 2 map lookup /h2 key 65536
+  error "65536 is too large: map 6 'h2' has keys of 2 bytes"
+  run 0 map update /h8 key 0xffffffffffffffff value /a
+  run 0 map lookup /h8 key 18446744073709551615
+  same out $'key: ff ff ff ff ff ff ff ff  inner_map_id: 1\n'
+}
+
+test_errors_of_maps_of_maps() {
+  start_daemon
+  outer pool --type array_of_maps --entries 4
+  run 0 map create /names --type hash_of_maps --entries 4 --key-size 8 --inner id 1
+  run 1 map lookup /pool key 3
+  error "map 4 'pool' holds nothing at this key; 'ringbufctl map dump id 4' shows what it holds"
+  run 1 map delete /pool key 3
+  grep -q "; 'ringbufctl map dump id 4' shows what it holds$" err || die "$(cat err)"
+  run 1 map update /pool key 4 value /a
+  grep -q '^Error: .*beyond' err || die "$(cat err)"
+  run 2 map update /pool key 0 value /u
+  grep -q "^Error: map 3 'u' .*is not like" err || die "$(cat err)"
+  run 2 map update /pool key 0 value /names
+  grep -q "^Error: map 5 'names' .*is not like" err || die "$(cat err)"
+  run 2 map update /pool key 0 value /a noexist
+  grep -q "^Error: .*; leave 'noexist' out$" err || die "$(cat err)"
+  run 1 map update /names key text a value /a exist
+  grep -q "^Error: .*; leave 'exist' out$" err || die "$(cat err)"
+  run 0 map update /names key text a value /a
+  run 1 -j map update /names key text a value /a noexist
+  json '[.errno, (.error | endswith("; leave '"'noexist'"' out"))]' '["EEXIST",true]'
+  run 1 map update /pool key 0 value /nobody
+  error "nothing is pinned at /nobody; 'ringbufctl map list' shows those there are"
+  run 2 map lookup /pool key text a
+  error "map 4 'pool' is an array: its keys are numbers, as in 'key 2'"
+  run 2 map lookup /pool key 1 2 3
+  error "map 4 'pool' has keys of 4 bytes, but the key given has 3: give as many bytes, or one number"
+  run 2 map lookup /pool key 1 2 3 256
+  error "256 is not a byte: map 4 'pool' has keys of 4 bytes"
+  run 2 map dump /pool --format text
+  error "--format is for records, and map 4 'pool' holds maps: use --json, or leave it out"
+  local command
+  for command in output consume drain snapshot; do
+    run 2 map "$command" /pool </dev/null
+    error "map 4 'pool' is an array_of_maps, which holds maps, not records: use one of them; 'ringbufctl map dump id 4' shows their ids"
+    run 2 map "$command" /names </dev/null
+    grep -q "^Error: map 5 'names' is a hash_of_maps, " err
+  done
+  for command in "lookup /a key 1" "delete /u key 1" "update /a key 1 value /b"; do
+    # shellcheck disable=SC2086
+    run 2 map $command
+    grep -q "^Error: map [13] '[au]' is a .*, which holds records, not maps: use a map that was created with --type array_of_maps or hash_of_maps$" err || die "$(cat err)"
+  done
+  run 2 map create /deep --type array_of_maps --entries 4 --inner /pool
+  grep -q "^Error: map 4 'pool' .*must be a ring" err || die "$(cat err)"
+  run 1 map create /large --type array_of_maps --entries 1000000 --inner /a
+  grep -q '^Error: .*1000000 is too large' err || die "$(cat err)"
+  run 1 map create /c --type array_of_maps --entries 4 --inner name nobody
+  grep -q "^Error: .*'ringbufctl map list' shows those there are$" err || die "$(cat err)"
+  run 0 -j map list
+  json length 5
+}
+
+test_a_map_of_maps_keeps_its_rings() {
+  start_daemon
+  outer pool --type array_of_maps --entries 4 --mode 0640
+  run 0 map update /pool key 1 value /b
+  run 0 map update /pool key 3 value /b
+  run 0 map show /pool
+  grep -q '^4: array_of_maps  name pool  flags 0x0$' out
+  grep -q '^	key 4B  value 4B  max_entries 4  memlock [0-9]*B$' out
+  grep -q '  mode 0640$' out
+  [[ $(tail -n 1 out) == "	used 2" ]] || die "$(cat out)"
+  run 0 -j map show /pool
+  json '[.type, .bytes_key, .bytes_value, .max_entries, .used, has("records")]' '["array_of_maps",4,4,4,2,false]'
+  run 0 map unpin /b
+  run 0 map show id 2
+  grep -q '^	references 2$' out
+  echo hello | "$ctl" map output id 2 2>err
+  run 0 map consume id 2
+  same out $'hello\n'
+  run 0 map delete /pool key 1
+  run 0 -j map show id 2
+  json .references 1
+  run 0 map update /pool key 3 value /a
+  run 1 map show id 2
+  run 0 map unpin /pool
+  run 0 -j map list
+  json '[.[] | [.name, has("references")]]' '[["a",false],["u",false]]'
+}
+
+test_dump_of_a_large_array_of_maps() {
+  start_daemon
+  outer pool --type array_of_maps --entries 2000
+  local i
+  for i in 0 7 1999; do run 0 map update /pool key "$i" value /a; done
+  run 0 -j map dump /pool
+  json '[.[].key | .[0] + .[1]]' '["0x000x00","0x070x00","0xcf0x07"]'
+}
+
+test_elements_and_rights() {
+  [[ $(id -u) -eq 0 ]] && command -v setpriv >/dev/null || exit 77
+  start_daemon
+  chmod 755 "$dir"
+  outer pool --type array_of_maps --entries 4 --mode 0604
+  run 0 map update /pool key 0 value /a
+  cp "$ctl" "$(ldd "$ctl" | awk '$1 ~ /^libringbuf/ { print $3 }')" .
+  as_nobody() {
+    LD_LIBRARY_PATH=$dir setpriv --reuid 65534 --regid 65534 --clear-groups ./ringbufctl "$@" >out 2>err
+  }
+  as_nobody map dump /pool || die "$(cat err)"
+  same out $'key: 00 00 00 00  inner_map_id: 1\nFound 1 element\n'
+  as_nobody map lookup /pool key 0 || die "$(cat err)"
+  ! as_nobody map delete /pool key 0 || die "it may delete"
+  grep -q "^Error: uid 65534 may not manage map 4 'pool'" err || die "$(cat err)"
+  ! as_nobody map update /pool key 0 value /a || die "it may update"
+  run 0 -j map dump /pool
+  json length 1
 }
 
 test_drain_reports_a_damaged_ring() {
@@ -944,11 +1203,27 @@ test_completion_asks_the_tool() {
   run 0 __complete
   grep -qx map out
   run 0 __complete map
-  for verb in show list create output consume drain dump snapshot pin unpin help; do grep -qx "$verb" out || die "$verb"; done
+  for verb in show list create output consume drain dump snapshot update lookup delete pin unpin help; do grep -qx "$verb" out || die "$verb"; done
   run 0 __complete map consume
   for word in --follow --count --format --socket id name pinned; do grep -qx -- "$word" out || die "$word"; done
   run 0 __complete map create /n --type
   grep -qx user_ringbuf out
+  grep -qx hash_of_maps out
+  run 0 __complete map create /n --type array_of_maps --inner
+  same out $'id\nname\npinned\n'
+  run 0 __complete map create /n --inner id
+  same out $'1\n'
+  run 0 __complete map update /m
+  for word in key value any exist noexist; do grep -qx "$word" out || die "$word"; done
+  run 0 __complete map lookup /m
+  grep -qx key out
+  ! grep -qx value out || die "lookup takes no value"
+  run 0 __complete map update /m key
+  same out $'hex\ntext\n'
+  run 0 __complete map update /m key 2 value
+  same out $'id\nname\npinned\n'
+  run 0 __complete map update /m key 2 value name
+  same out $'m\n'
   run 0 __complete map show id
   same out $'1\n'
   run 0 __complete map show name

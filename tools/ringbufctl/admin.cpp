@@ -5,6 +5,7 @@
 
 #include "client.hpp"
 #include "commands.hpp"
+#include "map_type.hpp"
 #include "output.hpp"
 #include "writer.hpp"
 
@@ -45,6 +46,15 @@ Result<void> run_create(const Invocation& invocation, const Globals& globals) {
   ringbuf_map_create_opts opts{};
   opts.sz = sizeof(opts);
   opts.map_type = create.type;
+  Map inner;
+  if (is_map_of_maps(create.type)) {
+    Result<Map> like = open_map(*session, *create.inner, 0);
+    if (!like) return tl::unexpected(like.error());
+    inner = std::move(*like);
+    opts.inner_map = inner.get();
+    opts.key_size = create.key_size;
+    opts.value_size = sizeof(uint32_t);  // as the kernel has it: a descriptor goes in, an id comes out
+  }
   opts.mode = create.mode;
   if (create.overwrite) opts.map_flags |= RINGBUF_OVERWRITE;
   if (create.single_producer) opts.ring_flags = RINGBUF_F_SINGLE_PRODUCER;

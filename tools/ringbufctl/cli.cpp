@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string_view>
+#include <utility>
 
 #include "map_type.hpp"
 
@@ -30,12 +31,19 @@ constexpr VerbInfo kVerbs[] = {
     {"show", Verb::kShow, "[MAP]", "Show a map, or all maps that you may open."},
     {"list", Verb::kShow, "[MAP]", "The same as show."},
     {"create", Verb::kCreate,
-     "PATH --size SIZE [--type TYPE] [--overwrite] [--name NAME] [--mode MODE] [--single-producer] [--numa-node NODE]",
-     "Create a ring buffer map and pin it at PATH in the daemon's own namespace.",
-     "ringbuf       many producers, one consumer, as bpf_ringbuf_output and ring_buffer__consume\n"
-     "user_ringbuf  one producer, and records are drained, as user_ring_buffer__reserve and bpf_user_ringbuf_drain\n"
+     "PATH [--type TYPE] { --size SIZE | --entries N --inner MAP [--key-size BYTES] } [--overwrite] [--name NAME]\n"
+     "         [--mode MODE] [--single-producer] [--numa-node NODE]",
+     "Create a map and pin it at PATH in the daemon's own namespace.",
+     "ringbuf        many producers, one consumer, as bpf_ringbuf_output and ring_buffer__consume\n"
+     "user_ringbuf   one producer, and records are drained, as user_ring_buffer__reserve and bpf_user_ringbuf_drain\n"
+     "array_of_maps  up to --entries rings, found by number; all are like --inner, only their size may differ\n"
+     "hash_of_maps   the same, found by keys of --key-size bytes\n"
      "With --overwrite a ringbuf is a flight recorder: producers never wait for a consumer, the oldest records make room,\n"
-     "and 'map snapshot' shows what is left.\n"},
+     "and 'map snapshot' shows what is left. A map of maps is empty at first, its --inner is only the model: put rings in\n"
+     "with 'map update'.\n\n"
+     "  ringbufctl map create /events --size 1M\n"
+     "  ringbufctl map create /pool --type array_of_maps --entries 4 --inner /events\n"
+     "  ringbufctl map create /by_name --type hash_of_maps --key-size 16 --entries 100 --inner name events\n"},
     {"output", Verb::kOutput, "MAP [--nul] [--whole] [--no-wait]",
      "Send standard input to a map, one record a line; wait for room in the ring."},
     {"consume", Verb::kConsume, "MAP [--follow] [--count N] [--format FORMAT]",
@@ -45,17 +53,32 @@ constexpr VerbInfo kVerbs[] = {
      "A user_ringbuf is not consumed but drained.\n"},
     {"drain", Verb::kDrain, "MAP [--follow] [--count N] [--format FORMAT]",
      "Take the records out of a user_ringbuf and write them to standard output, until the ring is empty."},
-    {"dump", Verb::kDump, "MAP [--format FORMAT]", "Show the records that are in a map now, without consuming them."},
+    {"dump", Verb::kDump, "MAP [--format FORMAT]",
+     "Show the records that are in a map now, without consuming them; of a map of maps, keys and the ids of the maps there."},
     {"snapshot", Verb::kSnapshot, "MAP [--format FORMAT]",
      "Show the records that a map held at one moment, without gaps, and without consuming them.",
      "Where dump reads record by record and skips what was overwritten meanwhile, a snapshot is contiguous. Of a map created\n"
      "with --overwrite it has all that is left in the ring, consumed or not: what happened last.\n"},
+    {"update", Verb::kUpdate, "MAP key KEY value MAP [any | exist | noexist]",
+     "Put a ring into a map of maps: who looks KEY up from now on finds it.",
+     "exist      only if a ring is there already; noexist: only if none is; any: in both cases, the default\n\n"
+     "  ringbufctl map update /pool key 2 value /events\n"
+     "  ringbufctl map update /by_name key text web value id 7 noexist\n"
+     "  ringbufctl map update /pool key hex 02 00 00 00 value name events\n"},
+    {"lookup", Verb::kLookup, "MAP key KEY", "Show the id of the ring that a map of maps holds at KEY."},
+    {"delete", Verb::kDelete, "MAP key KEY", "Take the ring at KEY out of a map of maps."},
     {"pin", Verb::kPin, "MAP PATH", "Give a map a path: it then lives without users."},
     {"unpin", Verb::kUnpin, "PATH", "Remove a path; a map that nothing else refers to is freed."},
     {"help", Verb::kHelp, "", "Show the commands."},
 };
 
+const Words kMapKinds = {"id", "name", "pinned"};
 constexpr const char* kMapGrammar = "MAP    := { id N | name NAME | pinned PATH | PATH }\n";
+constexpr const char* kKeyGrammar = "KEY    := { [hex] BYTE... | NUMBER | text WORD }\n";
+constexpr const char* kKeyHelp =
+    "BYTE...    all bytes of the key, as in bpftool: each decimal, 0x.. or 0.. as in C; after 'hex' without 0x\n"
+    "NUMBER     the key of an array, or of a hash with keys of 1, 2, 4 or 8 bytes\n"
+    "text WORD  the key of a hash, with zeros behind it\n";
 
 // Help with a usage line of our own: CLI11 knows nothing of MAP, which is two words.
 class Formatter : public CLI::Formatter {
@@ -88,7 +111,7 @@ std::string overview() {
   for (const VerbInfo& verb : kVerbs) {
     text += std::string("  ") + verb.name + (*verb.synopsis ? " " : "") + verb.synopsis + "\n        " + verb.description + "\n";
   }
-  return text + "\n" + kMapGrammar + "TYPE   := { " + joined(type_names(), " | ") +
+  return text + "\n" + kMapGrammar + kKeyGrammar + "TYPE   := { " + joined(type_names(), " | ") +
          " }\n"
          "FORMAT := { text | hex | json | raw }\n"
          "SIZE   := bytes, or with K, M or G\n"
@@ -102,6 +125,8 @@ bool takes_map(const VerbInfo& info) {
   const std::string_view synopsis = info.synopsis;
   return synopsis.starts_with("MAP") || synopsis.starts_with("[MAP]");
 }
+
+bool takes_element(const VerbInfo& info) { return std::string_view(info.synopsis).starts_with("MAP key"); }
 
 tl::unexpected<Failure> usage_error(const std::string& sentence, const std::string& command = "") {
   const std::string help = command.empty() ? "ringbufctl help" : "ringbufctl map " + command + " --help";
@@ -121,6 +146,11 @@ Result<std::string> expand(const std::string& word, const Words& choices, const 
   return usage_error(what + " '" + word + "' is ambiguous: it may mean " + joined(matches, ", "));
 }
 
+// The first word of a MAP that is two words.
+bool is_map_kind(const std::string& word) {
+  return !word.empty() && std::any_of(kMapKinds.begin(), kMapKinds.end(), [&](auto& kind) { return kind.starts_with(word); });
+}
+
 // Takes the MAP in front of `words` away.
 Result<MapName> take_map(Words& words, const std::string& command) {
   if (words.empty()) return usage_error("no map given: use 'id N', 'name NAME' or 'pinned PATH'", command);
@@ -131,7 +161,7 @@ Result<MapName> take_map(Words& words, const std::string& command) {
     words.erase(words.begin());
     return map;
   }
-  Result<std::string> kind = expand(words[0], {"id", "name", "pinned"}, "kind of map name", ", as in 'name " + words[0] + "'");
+  Result<std::string> kind = expand(words[0], kMapKinds, "kind of map name", ", as in 'name " + words[0] + "'");
   if (!kind) return tl::unexpected(kind.error());
   if (words.size() < 2) return usage_error("'" + *kind + "' needs a value after it", command);
   map.text = words[1];
@@ -144,6 +174,83 @@ Result<MapName> take_map(Words& words, const std::string& command) {
   }
   words.erase(words.begin(), words.begin() + 2);
   return map;
+}
+
+// A number as strtoul reads it with base 0, or with 16 after `hex`.
+std::optional<uint64_t> key_number(std::string_view word, bool hex) {
+  int base = hex ? 16 : 10;
+  if (word.starts_with("0x") || word.starts_with("0X")) {
+    base = 16;
+    word.remove_prefix(2);
+  } else if (!hex && word.size() > 1 && word[0] == '0') {
+    base = 8;
+  }
+  uint64_t number = 0;
+  const char* end = word.data() + word.size();
+  const auto [stop, error] = std::from_chars(word.data(), end, number, base);
+  return error == std::errc() && stop == end ? std::optional(number) : std::nullopt;
+}
+
+bool begins_a_number(const std::string& word) { return !word.empty() && std::isdigit(static_cast<unsigned char>(word[0])); }
+
+// Takes the KEY in front of `words` away.
+Result<KeyWords> take_key(Words& words, const std::string& command) {
+  KeyWords key;
+  bool hex = false;
+  if (!words.empty() && !begins_a_number(words[0])) {
+    const Result<std::string> kind = expand(words[0], {"hex", "text"}, "kind of key", ", or a number");
+    if (!kind) return tl::unexpected(kind.error());
+    words.erase(words.begin());
+    hex = *kind == "hex";
+    if (!hex) {
+      if (words.empty()) return usage_error("'text' needs a word after it", command);
+      key.text = words[0];
+      words.erase(words.begin());
+      return key;
+    }
+  }
+  while (!words.empty()) {
+    const std::optional<uint64_t> number = key_number(words[0], hex);
+    if (!number && begins_a_number(words[0])) return usage_error("'" + words[0] + "' is not a number", command);
+    if (!number) break;
+    key.numbers.push_back(*number);
+    words.erase(words.begin());
+  }
+  if (key.numbers.empty()) return usage_error("no key given: use 'key NUMBER', 'key BYTE...' or 'key text WORD'", command);
+  return key;
+}
+
+// What stands behind the MAP of update, lookup and delete; in any order, as in bpftool.
+Result<ElementOptions> take_element(Words& words, Verb verb, const std::string& command) {
+  ElementOptions element;
+  Words choices{"key"};
+  if (verb == Verb::kUpdate) choices.insert(choices.end(), {"value", "any", "exist", "noexist"});
+  bool has_key = false, has_flags = false;
+  while (!words.empty()) {
+    const Result<std::string> word = expand(words[0], choices, "word");
+    if (!word) return tl::unexpected(word.error());
+    words.erase(words.begin());
+    bool twice = false;
+    if (*word == "key") {
+      Result<KeyWords> key = take_key(words, command);
+      if (!key) return tl::unexpected(key.error());
+      twice = std::exchange(has_key, true);
+      element.key = std::move(*key);
+    } else if (*word == "value") {
+      Result<MapName> map = take_map(words, command);
+      if (!map) return tl::unexpected(map.error());
+      twice = element.value.has_value();
+      element.value = std::move(*map);
+    } else {
+      twice = std::exchange(has_flags, true);
+      element.flags = *word == "any" ? RINGBUF_ANY : *word == "exist" ? RINGBUF_EXIST : RINGBUF_NOEXIST;
+    }
+    if (twice) return usage_error("'" + *word + "' is one too many", command);
+  }
+  if (!has_key) return usage_error("no key given: use 'key NUMBER', 'key BYTE...' or 'key text WORD'", command);
+  if (verb == Verb::kUpdate && !element.value)
+    return usage_error("no value given: use 'value MAP', the ring to put there", command);
+  return element;
 }
 
 Result<std::string> take_path(Words& words, const std::string& command) {
@@ -212,6 +319,11 @@ void add_options(CLI::App& app, Invocation& invocation) {
                  [&](auto& text) { return parse_size(text, create.max_entries); });
       add_parsed(app, "--type", "TYPE", "What kind of map, see below; default: ringbuf",
                  [&](auto& text) { return parse_type(text, create.type); });
+      add_parsed(app, "--entries", "N", "How many rings a map of maps can hold",
+                 [&](auto& text) { return parse_number(text, 10, create.max_entries); });
+      app.add_option("--inner", create.inner_words, "A ring like those that a map of maps will hold")->type_name("MAP");
+      add_parsed(app, "--key-size", "BYTES", "Of a hash_of_maps: 4 for numbers, or as much as the longest name",
+                 [&](auto& text) { return parse_number(text, 10, create.key_size); });
       app.add_flag("--overwrite", create.overwrite, "A full ring gives up its oldest records for new ones");
       app.add_option("--name", create.name, "At most 15 of [A-Za-z0-9_.]; default: the last part of PATH")->type_name("NAME");
       add_parsed(app, "--mode", "MODE", "Who may open it, in octal: r observes, w produces, rw consumes too; default 0600",
@@ -242,23 +354,41 @@ void add_options(CLI::App& app, Invocation& invocation) {
   }
 }
 
-// Which options of `create` go with which type.
-Result<void> check_create(const CLI::App& app, const CreateOptions& create) {
+// Which options of `create` go with which type, and what CLI11 could not read.
+Result<void> finish_create(const CLI::App& app, CreateOptions& create) {
+  const bool outer = is_map_of_maps(create.type), hash = create.type == RINGBUF_MAP_TYPE_HASH_OF_MAPS;
   struct Rule {
     const char* option;
     bool fits;
     const char* instead;
+    bool required = false;
   };
-  const bool overwrites = create.type == RINGBUF_MAP_TYPE_RINGBUF;
   const Rule rules[] = {
-      {"--overwrite", overwrites, "only a ringbuf has it"},
+      {"--size", !outer, "give the number of --entries", !outer},
+      {"--entries", outer, "give the --size of its data", outer},
+      {"--inner", outer, "only a map of maps has it", outer},
+      {"--key-size", hash || (outer && create.key_size == 4), outer ? "its keys have 4 bytes" : "a ring has no keys", hash},
+      {"--overwrite", create.type == RINGBUF_MAP_TYPE_RINGBUF, outer ? "create its rings with it" : "only a ringbuf has it"},
+      {"--single-producer", !outer, "create its rings with it"},
   };
   for (const Rule& rule : rules) {
     if (rule.fits || app.count(rule.option) == 0) continue;
     return usage_error(std::string(rule.option) + " does not go with --type " + type_name(create.type) + ": " + rule.instead,
                        "create");
   }
-  if (app.count("--size") == 0) return usage_error("--size is required", "create");
+  for (const Rule& rule : rules) {
+    if (rule.required && app.count(rule.option) == 0) {
+      return usage_error(std::string(rule.option) + " is required", "create");
+    }
+  }
+  if (!outer) return {};
+  if (!hash) create.key_size = sizeof(uint32_t);
+  const size_t space = create.inner_words.find(' ');
+  Words words{create.inner_words.substr(0, space)};
+  if (space != std::string::npos) words.push_back(create.inner_words.substr(space + 1));
+  Result<MapName> inner = take_map(words, "create");
+  if (!inner) return tl::unexpected(inner.error());
+  create.inner = std::move(*inner);
   return {};
 }
 
@@ -277,7 +407,10 @@ std::unique_ptr<CLI::App> verb_app(const VerbInfo& info, Invocation& invocation,
   add_options(*app, invocation);
   app->add_option("words", words)->group("");
   add_globals(*app, globals, version);
-  app->footer(std::string(info.details) + (*info.details && takes_map(info) ? "\n" : "") + (takes_map(info) ? kMapGrammar : ""));
+  std::string footer = info.details;
+  if (takes_element(info)) footer = std::string(kKeyGrammar) + kKeyHelp + footer;
+  if (!footer.empty() && takes_map(info)) footer += "\n";
+  app->footer(takes_map(info) ? footer + kMapGrammar : footer);
   return app;
 }
 
@@ -324,9 +457,14 @@ Result<Invocation> help_invocation(std::string text = overview()) {
 }
 
 // CLI11 reads `--option= word` as `--option word`: an empty value becomes a word of its own.
-Words split_empty_values(const Words& words) {
+// The MAP of --inner becomes one word: behind an option CLI11 takes a fixed number of them.
+Words normal(const Words& words) {
   Words split;
   for (const std::string& word : words) {
+    if (split.size() >= 2 && split[split.size() - 2] == "--inner" && is_map_kind(split.back()) && !word.starts_with('-')) {
+      split.back() += " " + word;
+      continue;
+    }
     const bool empty = word.starts_with("--") && word.find('=') == word.size() - 1;
     split.push_back(empty ? word.substr(0, word.size() - 1) : word);
     if (empty) split.emplace_back();
@@ -351,12 +489,17 @@ Result<Invocation> parse_verb(const VerbInfo& info, const Words& rest, Globals& 
   if (info.verb == Verb::kHelp) return help_invocation();
 
   if (info.verb == Verb::kCreate) {
-    if (const Result<void> fits = check_create(*app, invocation.create); !fits) return tl::unexpected(fits.error());
+    if (const Result<void> fits = finish_create(*app, invocation.create); !fits) return tl::unexpected(fits.error());
   }
   if (takes_map(info) && (info.verb != Verb::kShow || !words.empty())) {
     Result<MapName> map = take_map(words, info.name);
     if (!map) return tl::unexpected(map.error());
     invocation.map = *map;
+  }
+  if (takes_element(info)) {
+    Result<ElementOptions> element = take_element(words, info.verb, info.name);
+    if (!element) return tl::unexpected(element.error());
+    invocation.element = std::move(*element);
   }
   if (info.verb == Verb::kCreate || info.verb == Verb::kPin || info.verb == Verb::kUnpin) {
     // As bpftool, `unpin pinned PATH` is understood too.
@@ -372,7 +515,7 @@ Result<Invocation> parse_verb(const VerbInfo& info, const Words& rest, Globals& 
 }  // namespace
 
 Result<Invocation> parse_command_line(std::span<char*> args, Globals& globals) {
-  Words words = split_empty_values({args.begin() + 1, args.end()});
+  Words words = normal({args.begin() + 1, args.end()});
   if (!words.empty() && words[0] == "__complete") {
     Invocation invocation;
     invocation.verb = Verb::kComplete;
@@ -427,7 +570,10 @@ std::vector<std::string> known_words(const std::vector<std::string>& words) {
   } else if (plain.size() == 1 && plain[0] == "map") {
     known.insert(known.end(), verbs.begin(), verbs.end());
   } else if (in_verb && plain.size() == 2 && takes_map(verb_info(plain[1]))) {
-    known.insert(known.end(), {"id", "name", "pinned"});
+    known.insert(known.end(), kMapKinds.begin(), kMapKinds.end());
+  } else if (in_verb && takes_element(verb_info(plain[1]))) {
+    known.push_back("key");
+    if (verb_info(plain[1]).verb == Verb::kUpdate) known.insert(known.end(), {"value", "any", "exist", "noexist"});
   }
   return known;
 }

@@ -14,7 +14,23 @@
 
 namespace ringbufctl {
 
-enum class Verb { kShow, kCreate, kOutput, kConsume, kDrain, kDump, kSnapshot, kPin, kUnpin, kVersion, kHelp, kComplete };
+enum class Verb {
+  kShow,
+  kCreate,
+  kOutput,
+  kConsume,
+  kDrain,
+  kDump,
+  kSnapshot,
+  kUpdate,
+  kLookup,
+  kDelete,
+  kPin,
+  kUnpin,
+  kVersion,
+  kHelp,
+  kComplete
+};
 
 enum class Format { kText, kHex, kJson, kRaw };
 
@@ -33,7 +49,10 @@ struct MapName {
 
 struct CreateOptions {
   uint32_t type = RINGBUF_MAP_TYPE_RINGBUF;
-  uint32_t max_entries = 0;
+  uint32_t max_entries = 0;  // --size, --entries
+  uint32_t key_size = 0;
+  std::string inner_words;
+  std::optional<MapName> inner;  // of a map of maps always there
   std::string name;
   uint32_t mode = 0;
   bool overwrite = false;
@@ -52,6 +71,18 @@ struct ConsumeOptions {  // consume, drain
   std::optional<uint64_t> count;
 };
 
+// KEY := { [hex] BYTE... | NUMBER | text WORD }: which of the first two it is depends on the map's key_size.
+struct KeyWords {
+  std::vector<uint64_t> numbers;
+  std::optional<std::string> text;
+};
+
+struct ElementOptions {  // update, lookup, delete
+  KeyWords key;
+  std::optional<MapName> value;  // update
+  uint64_t flags = RINGBUF_ANY;  // update
+};
+
 // What the person asked for; only the fields of `verb` mean something.
 struct Invocation {
   Verb verb = Verb::kHelp;
@@ -60,6 +91,7 @@ struct Invocation {
   CreateOptions create;
   OutputOptions output;
   ConsumeOptions consume;
+  ElementOptions element;
   std::optional<Format> format;    // of the commands that print records
   std::string help;                // help: the text
   std::vector<std::string> words;  // complete: the words typed so far

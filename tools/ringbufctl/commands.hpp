@@ -16,6 +16,9 @@ Result<void> run_consume(const Invocation& invocation, const Globals& globals);
 Result<void> run_drain(const Invocation& invocation, const Globals& globals);
 Result<void> run_dump(const Invocation& invocation, const Globals& globals);
 Result<void> run_snapshot(const Invocation& invocation, const Globals& globals);
+Result<void> run_update(const Invocation& invocation, const Globals& globals);
+Result<void> run_lookup(const Invocation& invocation, const Globals& globals);
+Result<void> run_delete(const Invocation& invocation, const Globals& globals);
 Result<void> run_complete(const Invocation& invocation);
 
 }  // namespace ringbufctl

@@ -58,6 +58,10 @@ Result<void> run_complete(const Invocation& invocation) {
     candidates = from_daemon(globals, Wanted::kPins);
   } else if (last == "--format") {
     candidates = {"text", "hex", "json", "raw"};
+  } else if (last == "--inner" || last == "value") {
+    candidates = {"id", "name", "pinned"};
+  } else if (last == "key") {
+    candidates = {"hex", "text"};
   } else if (last == "--type") {
     candidates = type_names();
   } else {

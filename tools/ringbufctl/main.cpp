@@ -22,6 +22,9 @@ Result<void> run(const Invocation& invocation, const Globals& globals) {
     case Verb::kDrain: return run_drain(invocation, globals);
     case Verb::kDump: return run_dump(invocation, globals);
     case Verb::kSnapshot: return run_snapshot(invocation, globals);
+    case Verb::kUpdate: return run_update(invocation, globals);
+    case Verb::kLookup: return run_lookup(invocation, globals);
+    case Verb::kDelete: return run_delete(invocation, globals);
     case Verb::kPin: return run_pin(invocation, globals);
     case Verb::kUnpin: return run_unpin(invocation, globals);
     case Verb::kVersion: return print(globals.json ? version_json(globals.pretty) : version_plain());

@@ -17,6 +17,10 @@ namespace ringbufctl {
 std::string type_name(uint32_t type);
 std::optional<uint32_t> type_of(const std::string& name);
 std::vector<std::string> type_names();
+bool is_map_of_maps(uint32_t type);
+
+// As the daemon calls it in its sentences: "map 3 'events'".
+std::string label(const ringbuf_map_info& info);
 
 // A usage error that says what to use instead, if `verb` does not work on such a map.
 Result<void> check_verb(const ringbuf_map_info& info, Verb verb);

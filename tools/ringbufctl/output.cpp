@@ -69,6 +69,24 @@ void append_hex(std::string& out, std::string_view data, const char* separator) 
   }
 }
 
+// As bpftool breaks long keys: 16 bytes a line, with a gap in the middle.
+void append_hex_lines(std::string& out, std::string_view data) {
+  for (size_t i = 0; i < data.size(); i += 8) {
+    if (i) out += i % 16 == 0 ? "\n" : "  ";
+    append_hex(out, data.substr(i, 8), " ");
+  }
+}
+
+Json hex_array(std::string_view data) {
+  Json array = Json::array();
+  for (const char& byte : data) {
+    std::string text = "0x";
+    append_hex(text, std::string_view(&byte, 1), "");
+    array.push_back(text);
+  }
+  return array;
+}
+
 // For the eye: control characters and bytes above ASCII that are not UTF-8 cannot disturb a terminal.
 void append_escaped(std::string& out, std::string_view data) {
   const bool utf8 = is_utf8(data);
@@ -107,7 +125,10 @@ struct Group {
 };
 
 std::vector<Group> state_groups(const MapState& map) {
-  if (!map.stats) return {};
+  std::vector<Group> groups;
+  if (is_map_of_maps(map.info.type)) groups.push_back({"", {{"used", map.info.elements}}});
+  if (map.info.references > 0) groups.push_back({"", {{"references", map.info.references}}});  // in maps of maps: they keep it
+  if (!map.stats) return groups;
   const ringbuf_stats& stats = *map.stats;
   const bool user = map.info.type == RINGBUF_MAP_TYPE_USER_RINGBUF;  // its producer has no pending_pos, and meets no BUSY record
   const bool overwrite = map.info.map_flags & RINGBUF_OVERWRITE;
@@ -122,7 +143,7 @@ std::vector<Group> state_groups(const MapState& map) {
   if (!user) lost.fields.emplace_back("busy", stats.lost[RINGBUF_LOST_BUSY]);
   lost.fields.emplace_back("lock", stats.lost[RINGBUF_LOST_LOCK]);
 
-  std::vector<Group> groups{std::move(positions)};
+  groups.push_back(std::move(positions));
   groups.push_back({"", {{"records", stats.records}, {"bytes", stats.bytes}, {"wakeups", stats.wakeups}}});
   groups.push_back(std::move(lost));
   if (overwrite) {
@@ -237,6 +258,18 @@ std::string missed_plain(const Loss& missed) {
 
 std::string missed_json(const Loss& missed, bool pretty) {
   return line_of({{"missed", {{"records", missed.records}, {"bytes", missed.bytes}}}}, pretty);
+}
+
+std::string element_plain(std::string_view key, uint32_t inner_id) {
+  const bool one_line = key.size() <= 16;
+  std::string out = one_line ? "key: " : "key:\n";
+  append_hex_lines(out, key);
+  return out + (one_line ? "  inner_map_id: " : "\ninner_map_id:\n") + number(inner_id) + "\n";
+}
+
+std::string element_json(std::string_view key, uint32_t inner_id, bool pretty) {
+  const std::string_view value(reinterpret_cast<const char*>(&inner_id), sizeof(inner_id));
+  return text_of({{"key", hex_array(key)}, {"value", hex_array(value)}, {"inner_map_id", inner_id}}, pretty);
 }
 
 void append_record(std::string& out, Format format, std::string_view data) {

@@ -24,7 +24,7 @@ struct MapState {
   ringbuf_map_info info{};
   std::vector<std::string> pins;
   std::vector<User> users;
-  std::optional<ringbuf_stats> stats;  // only for those who may observe
+  std::optional<ringbuf_stats> stats;  // of a ring, and only for those who may observe
 };
 
 struct DumpRecord {
@@ -62,6 +62,10 @@ std::string summary_json(const SendSummary& summary, const Failure* failure, boo
 // What a consumer of an overwrite ring came too late for.
 std::string missed_plain(const Loss& missed);
 std::string missed_json(const Loss& missed, bool pretty);
+
+// One element of a map of maps, as bpftool: lines, or an object.
+std::string element_plain(std::string_view key, uint32_t inner_id);
+std::string element_json(std::string_view key, uint32_t inner_id, bool pretty);
 
 // One record as consume and drain print it.
 void append_record(std::string& out, Format format, std::string_view data);

@@ -6,6 +6,7 @@
 
 #include "client.hpp"
 #include "commands.hpp"
+#include "map_type.hpp"
 #include "output.hpp"
 #include "writer.hpp"
 
@@ -36,8 +37,7 @@ Result<MapState> map_state(const Map& map) {
     if (!known) state.users.push_back({attachment.pid, comm_of(attachment.pid), attachment.role});
   }
 
-  const bool ring = state.info.type != RINGBUF_MAP_TYPE_ARRAY_OF_MAPS && state.info.type != RINGBUF_MAP_TYPE_HASH_OF_MAPS;
-  if (!ring || !(state.info.rights & RINGBUF_RIGHT_OBSERVE)) return state;
+  if (is_map_of_maps(state.info.type) || !(state.info.rights & RINGBUF_RIGHT_OBSERVE)) return state;
   ringbuf_observer* raw = nullptr;
   if (const int ret = ringbuf_observer_attach(map.get(), &raw); ret < 0) return library_failure(ret);
   const Observer observer(raw);
