@@ -3,10 +3,17 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
 
 #include "backend.hpp"
 #include "difference.hpp"
@@ -55,6 +62,58 @@ struct Gather {
     return result;
   };
   operator const OnSample&() const { return fn; }
+};
+
+// A call in a thread of its own, to be seen asleep in the kernel.
+class Blocked {
+ public:
+  template <class F>
+  explicit Blocked(F f)
+      : thread_([this, f] {
+          tid_ = static_cast<int>(::syscall(SYS_gettid));
+          result_ = f();
+          done_ = true;
+        }) {}
+  ~Blocked() {
+    if (thread_.joinable()) thread_.join();
+  }
+  bool done() const { return done_; }
+  // In epoll_wait or on a futex. A thread that was woken is so no longer, even before it has run.
+  bool asleep() const {
+    if (tid_ == 0 || done_) return false;
+    const std::string task = "/proc/self/task/" + std::to_string(tid_);
+    std::string stat;
+    std::getline(std::ifstream(task + "/stat"), stat);
+    const auto at = stat.rfind(") ");
+    if (at == stat.npos || stat[at + 2] != 'S') return false;
+    long call = -1;
+    std::ifstream(task + "/syscall") >> call;
+    return call == SYS_epoll_pwait || call == SYS_futex
+#ifdef SYS_epoll_wait
+           || call == SYS_epoll_wait
+#endif
+        ;
+  }
+  void wait_asleep() const {
+    while (!asleep()) std::this_thread::yield();
+  }
+  // By a signal whose handler does nothing.
+  void interrupt() {
+    struct sigaction nothing {};
+    nothing.sa_handler = [](int) {};
+    ::sigaction(SIGUSR1, &nothing, nullptr);
+    ::pthread_kill(thread_.native_handle(), SIGUSR1);
+  }
+  int join() {
+    thread_.join();
+    return result_;
+  }
+
+ private:
+  std::atomic<int> tid_{0};
+  std::atomic<bool> done_{false};
+  int result_ = 0;
+  std::thread thread_;
 };
 
 #define CONFORMANCE(Suite)                                   \

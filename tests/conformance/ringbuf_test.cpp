@@ -1,14 +1,5 @@
 // SPDX-License-Identifier: MIT
 // BPF_MAP_TYPE_RINGBUF: what its users rely on, in the figures of the kernel's own selftests.
-#include <fcntl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <atomic>
-#include <cstring>
-#include <fstream>
-#include <thread>
-
 #include "fixture.hpp"
 
 namespace conformance {
@@ -89,46 +80,6 @@ struct Checks {
   };
 };
 
-// A thread in poll, to be seen asleep.
-class Polling {
- public:
-  Polling(Ring& ring, const OnSample& fn)
-      : thread_([this, &ring, &fn] {
-          tid_ = static_cast<int>(::syscall(SYS_gettid));
-          result_ = ring.poll(-1, fn);
-          done_ = true;
-        }) {
-    while (!asleep()) std::this_thread::yield();
-  }
-  ~Polling() {
-    if (thread_.joinable()) thread_.join();
-  }
-  bool done() const { return done_; }
-  int join() {
-    thread_.join();
-    return result_;
-  }
-  // In epoll_wait: a thread that was woken is no longer in state S, even before it has run.
-  bool asleep() const {
-    if (tid_ == 0 || done_) return false;
-    std::ifstream in("/proc/self/task/" + std::to_string(tid_) + "/stat");
-    std::string line;
-    std::getline(in, line);
-    const auto at = line.rfind(") ");
-    if (at == line.npos || line[at + 2] != 'S') return false;
-    std::ifstream call("/proc/self/task/" + std::to_string(tid_) + "/syscall");
-    long number = -1;
-    call >> number;
-    return number == SYS_epoll_wait || number == SYS_epoll_pwait;
-  }
-
- private:
-  std::atomic<int> tid_{0};
-  std::atomic<bool> done_{false};
-  int result_ = 0;
-  std::thread thread_;
-};
-
 class Ringbuf : public Conformance {};
 CONFORMANCE(Ringbuf);
 
@@ -178,7 +129,8 @@ TEST_P(Ringbuf, PollSleepsThroughNoWakeupAndUntilACommitThatForces) {
     ++samples;
     return 0;
   };
-  Polling polling(*ring, count);
+  Blocked polling([&] { return ring->poll(-1, count); });
+  polling.wait_asleep();
 
   events.trigger(kNoWakeup);
   EXPECT_TRUE(polling.asleep());
@@ -205,10 +157,35 @@ TEST_P(Ringbuf, PollWakesWhenTheConsumerHasCaughtUp) {
   const auto ring = make();
   Gather got;
   for (int i = 0; i < 100; ++i) {
-    Polling polling(*ring, got.fn);
+    Blocked polling([&] { return ring->poll(-1, got); });
+    polling.wait_asleep();
     EXPECT_EQ(ring->output("record"), 0);
     EXPECT_EQ(polling.join(), 1);
   }
+}
+
+TEST_P(Ringbuf, PollIsInterruptedBySignals) {
+  const auto ring = make();
+  Gather got;
+  Blocked polling([&] { return ring->poll(-1, got); });
+  polling.wait_asleep();
+  polling.interrupt();
+  EXPECT_EQ(polling.join(), -EINTR);
+}
+
+TEST_P(Ringbuf, PollOfTwoRingsStopsAtANegativeResult) {
+  const auto first = make(), second = make();
+  ASSERT_EQ(first->output("a"), 0);
+  ASSERT_EQ(first->output("b"), 0);
+  ASSERT_EQ(second->output("c"), 0);
+  Gather one, two;
+  one.result = -77;
+  EXPECT_EQ(first->poll_both(-1, one, *second, two), -77);
+  EXPECT_EQ(one.records, std::vector<Bytes>{"a"});
+  EXPECT_EQ(two.records, std::vector<Bytes>{});
+  one.result = 0;
+  EXPECT_EQ(first->poll_both(-1, one, *second, two), 2);
+  EXPECT_EQ(two.records, std::vector<Bytes>{"c"});
 }
 
 TEST_P(Ringbuf, ConsumeNDeliversExactlyThatMany) {

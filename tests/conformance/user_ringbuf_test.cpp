@@ -1,13 +1,5 @@
 // SPDX-License-Identifier: MIT
 // BPF_MAP_TYPE_USER_RINGBUF: user space produces, bpf_user_ringbuf_drain consumes.
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <atomic>
-#include <cstring>
-#include <fstream>
-#include <thread>
-
 #include "fixture.hpp"
 
 namespace conformance {
@@ -373,41 +365,6 @@ TEST_P(Drain, WakesProducers) {
   }
 }
 
-// A thread in a blocking reserve, to be seen asleep.
-class Reserving {
- public:
-  Reserving(Ring& ring, std::uint32_t size, int timeout_ms)
-      : thread_([this, &ring, size, timeout_ms] {
-          tid_ = static_cast<int>(::syscall(SYS_gettid));
-          result_ = ring.user_reserve_blocking(0, size, timeout_ms);
-          done_ = true;
-        }) {}
-  ~Reserving() {
-    if (thread_.joinable()) thread_.join();
-  }
-  void wait_asleep() const {
-    while (!asleep()) std::this_thread::yield();
-  }
-  bool done() const { return done_; }
-  int join() {
-    thread_.join();
-    return result_;
-  }
-  bool asleep() const {
-    if (tid_ == 0 || done_) return false;
-    std::ifstream call("/proc/self/task/" + std::to_string(tid_) + "/syscall");
-    std::string number;
-    call >> number;
-    return number == std::to_string(SYS_epoll_wait) || number == std::to_string(SYS_futex);
-  }
-
- private:
-  std::atomic<int> tid_{0};
-  std::atomic<bool> done_{false};
-  int result_ = 0;
-  std::thread thread_;
-};
-
 class BlockingReserve : public UserRingbuf {};
 CONFORMANCE(BlockingReserve);
 
@@ -438,7 +395,7 @@ TEST_P(BlockingReserve, SleepsUntilTheRingIsDrained) {
   const int written = produce(*ring, 1000, 8);
   EXPECT_EQ(written, 256);
   EXPECT_EQ(ring->user_reserve_blocking(0, 8, 10), ENOSPC);
-  Reserving reserving(*ring, 8, -1);
+  Blocked reserving([&] { return ring->user_reserve_blocking(0, 8, -1); });
   reserving.wait_asleep();
   const Drained d = ring->drain();
   EXPECT_EQ(reserving.join(), 0);
@@ -451,7 +408,7 @@ TEST_P(BlockingReserve, SleepsUntilTheRingIsDrained) {
 TEST_P(BlockingReserve, ADrainWithoutWakeupLeavesItAsleep) {
   const auto ring = make_user();
   produce(*ring, 1000, 8);
-  Reserving reserving(*ring, 8, -1);
+  Blocked reserving([&] { return ring->user_reserve_blocking(0, 8, -1); });
   reserving.wait_asleep();
   EXPECT_EQ(ring->drain({.flags = kNoWakeup}).result, 256);
   EXPECT_TRUE(reserving.asleep());
@@ -460,12 +417,21 @@ TEST_P(BlockingReserve, ADrainWithoutWakeupLeavesItAsleep) {
   ring->submit(0);
 }
 
+TEST_P(BlockingReserve, IsInterruptedBySignals) {
+  const auto ring = make_user();
+  produce(*ring, 1000, 8);
+  Blocked reserving([&] { return ring->user_reserve_blocking(0, 8, -1); });
+  reserving.wait_asleep();
+  reserving.interrupt();
+  EXPECT_EQ(reserving.join(), EINTR);
+}
+
 TEST_P(BlockingReserve, WhenALittleIsFree) {
   const auto ring = make_user();
   produce(*ring, 1000, 8);
   ASSERT_EQ(ring->drain({.stop_at = 2}).result, 2);  // 32 bytes
   difference("blocking-reserve-sleeps");
-  Reserving reserving(*ring, 100, 1'000'000);
+  Blocked reserving([&] { return ring->user_reserve_blocking(0, 100, 1'000'000); });
   if (!on_kernel()) {
     reserving.wait_asleep();
     EXPECT_EQ(ring->drain({.stop_at = 1}).result, 1);  // 48 bytes: not its bytes yet
@@ -479,7 +445,7 @@ TEST_P(BlockingReserve, WhenALittleIsFree) {
 TEST_P(BlockingReserve, ForEver) {
   const auto ring = make_user();
   produce(*ring, 1000, 8);
-  Reserving reserving(*ring, 100, -1);
+  Blocked reserving([&] { return ring->user_reserve_blocking(0, 100, -1); });
   reserving.wait_asleep();
   difference("blocking-reserve-for-ever");
   EXPECT_EQ(ring->drain({.stop_at = 1}).result, 1);  // 16 bytes
