@@ -152,6 +152,7 @@ class Outer {
   virtual int next_key(const std::uint32_t* key, std::uint32_t* ret_key) = 0;
   // As a program does it: looks the ring up and puts out to it. 1: no ring there.
   virtual int output(std::uint32_t key, const Bytes& payload) = 0;
+  virtual int descriptor() = 0;
 };
 struct OuterSpec {
   std::uint32_t type = kArrayOfMaps;
@@ -159,7 +160,8 @@ struct OuterSpec {
   std::uint32_t key_size = 4;
   std::uint32_t value_size = 4;
   std::uint32_t flags = 0;
-  Ring* inner = nullptr;  // the template
+  Ring* inner = nullptr;    // the template
+  Outer* nested = nullptr;  // ... if it is not a ring
 };
 
 class Backend {

@@ -463,6 +463,7 @@ class KernelOuter : public Outer {
     const int fd = inner.descriptor();
     return bpf_map_update_elem(map_.get(), &key, &fd, flags);
   }
+  int descriptor() override { return map_.get(); }
   int erase(std::uint32_t key) override { return bpf_map_delete_elem(map_.get(), &key); }
   int lookup(std::uint32_t key, std::uint32_t* ret_id) override { return bpf_map_lookup_elem(map_.get(), &key, ret_id); }
   int next_key(const std::uint32_t* key, std::uint32_t* ret_key) override {
@@ -523,7 +524,7 @@ class Kernel : public Backend {
     attr.value_size = spec.value_size;
     attr.max_entries = spec.max_entries;
     attr.map_flags = spec.flags;
-    attr.inner_map_fd = static_cast<__u32>(spec.inner ? spec.inner->descriptor() : -1);
+    attr.inner_map_fd = static_cast<__u32>(spec.inner ? spec.inner->descriptor() : spec.nested ? spec.nested->descriptor() : -1);
     Fd map(static_cast<int>(::syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr)));
     if (map.get() < 0) return -errno;
     *ret_outer = std::make_unique<KernelOuter>(std::move(map), spec.type == kHashOfMaps);

@@ -182,6 +182,20 @@ TEST_P(MapInMap, ElementsOfAHash) {
   EXPECT_EQ(map->update(99, *ring), 0);
 }
 
+TEST_P(MapInMap, TheFirstOfTwoErrors) {
+  const auto ring = inner(), user = inner(4096, 0, kUserRingbuf);
+  const auto array = outer(kArrayOfMaps, *ring), hash = outer(kHashOfMaps, *ring, 1);
+  EXPECT_EQ(array->update(4, *ring, Outer::kNoExist), -EINVAL);  // flags before the index
+  EXPECT_EQ(array->update(4, *user), -E2BIG);                    // the index before what is to be there
+  ASSERT_EQ(hash->update(7, *ring), 0);
+  EXPECT_EQ(hash->update(7, *user, Outer::kNoExist), -EINVAL);  // what is to be there before the rest
+  EXPECT_EQ(hash->update(8, *user, Outer::kExist), -EINVAL);
+  EXPECT_EQ(hash->update(8, *user), -EINVAL);
+  EXPECT_EQ(hash->update(8, *ring, Outer::kExist), -ENOENT);  // the flags before the limit
+  EXPECT_EQ(hash->update(7, *ring, Outer::kNoExist), -EEXIST);
+  EXPECT_EQ(hash->update(8, *ring, Outer::kNoExist), -E2BIG);
+}
+
 TEST_P(MapInMap, AnElementKeepsItsRing) {
   std::uint32_t id = 0;
   auto ring = inner();
@@ -197,7 +211,10 @@ TEST_P(MapInMap, AnElementKeepsItsRing) {
 
 TEST_P(MapInMap, RulesOfCreation) {
   const auto ring = inner();
+  const auto map = outer(kArrayOfMaps, *ring);
   std::unique_ptr<Outer> made;
+  difference("map-of-maps-limits");
+  const int beyond_ours = on_kernel() ? 0 : -E2BIG;
   struct Row {
     const char* what;
     OuterSpec spec;
@@ -216,6 +233,13 @@ TEST_P(MapInMap, RulesOfCreation) {
       {"no preallocation, array", {.flags = 1, .inner = ring.get()}, -EINVAL},
       {"no preallocation, hash", {.type = kHashOfMaps, .flags = 1, .inner = ring.get()}, 0},
       {"key of 16, hash", {.type = kHashOfMaps, .key_size = 16, .inner = ring.get()}, 0},
+      {"key of 512, hash", {.type = kHashOfMaps, .key_size = 512, .inner = ring.get()}, 0},
+      {"key of 513, hash", {.type = kHashOfMaps, .key_size = 513, .inner = ring.get()}, beyond_ours},
+      {"enormous key, hash", {.type = kHashOfMaps, .key_size = 0x7fffffff, .inner = ring.get()}, -E2BIG},
+      {"65536 elements", {.max_entries = 65536, .inner = ring.get()}, 0},
+      {"65537 elements", {.max_entries = 65537, .inner = ring.get()}, beyond_ours},
+      {"maps of maps as elements", {.nested = map.get()}, -EINVAL},
+      {"maps of maps as elements, hash", {.type = kHashOfMaps, .nested = map.get()}, -EINVAL},
   };
   for (const Row& row : rows) {
     SCOPED_TRACE(row.what);

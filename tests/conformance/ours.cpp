@@ -304,6 +304,8 @@ class OurOuter : public Outer {
   int update(std::uint32_t key, Ring& inner, std::uint64_t flags) override {
     return ringbuf_map_update_elem(map_, &key, static_cast<OurRing&>(inner).map(), flags);
   }
+  int descriptor() override { return -1; }
+  ringbuf_map* map() const { return map_; }
   int erase(std::uint32_t key) override { return ringbuf_map_delete_elem(map_, &key); }
   int lookup(std::uint32_t key, std::uint32_t* ret_id) override { return ringbuf_map_lookup_elem(map_, &key, ret_id); }
   int next_key(const std::uint32_t* key, std::uint32_t* ret_key) override { return ringbuf_map_get_next_key(map_, key, ret_key); }
@@ -347,7 +349,8 @@ class Ours : public Backend {
     opts.map_flags = spec.flags;
     opts.key_size = spec.key_size;
     opts.value_size = spec.value_size;
-    opts.inner_map = spec.inner ? static_cast<OurRing*>(spec.inner)->map() : nullptr;
+    if (spec.inner) opts.inner_map = static_cast<OurRing*>(spec.inner)->map();
+    if (spec.nested) opts.inner_map = static_cast<OurOuter*>(spec.nested)->map();
     ringbuf_map* map = nullptr;
     if (const int r = ringbuf_map_create(session(), "conformance", spec.max_entries, &opts, &map); r < 0) return r;
     *ret_outer = std::make_unique<OurOuter>(map);
