@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -23,6 +24,7 @@ namespace conformance {
 class Conformance : public testing::TestWithParam<Backend*> {
  protected:
   void SetUp() override {
+    if (::sysconf(_SC_PAGESIZE) != 4096) GTEST_SKIP() << "the figures are those of pages of 4096 bytes";
     if (const std::string why = GetParam()->unavailable(); !why.empty()) GTEST_SKIP() << why;
   }
   bool on_kernel() const { return std::string("Kernel") == GetParam()->name(); }

@@ -7,8 +7,6 @@
 #include <linux/types.h>
 
 enum {
-  kSlots = 4,         /* reservations that may be open at once */
-                      /* operations handed over at once */
   kBytes = 1 << 17,   /* room for payloads, each way */
   kSamples = 1 << 13, /* samples of one drain whose sizes are kept */
 };
