@@ -354,10 +354,7 @@ class Episode {
       case 0: prod = cons - random_.below(n_); break;
       case 1: prod = cons + random_.below(4 * n_); break;
       case 2: prod = cons + random_.below(64) * 8; break;
-      case 3:
-        prod = cons + (random_.next() >> 2);  // half of all positions ahead is behind, for ours
-        difference("positions-by-subtraction");
-        break;
+      case 3: prod = random_.next(); break;
       case 4: prod = cons + stride - 8; break;
       default: prod = cons + stride + random_.below(3) * 8; break;
     }

@@ -15,13 +15,6 @@
 #include "ringbuf/ringbuf.h"
 #include "system/daemon_process.hpp"
 
-#ifndef RINGBUF_ANY  // libringbuf has no maps of maps yet
-static int ringbuf_map_lookup_elem(ringbuf_map*, void*, uint32_t*) { return 0; }
-static int ringbuf_map_update_elem(ringbuf_map*, void*, ringbuf_map*, uint64_t) { return 0; }
-static int ringbuf_map_delete_elem(ringbuf_map*, void*) { return 0; }
-static int ringbuf_map_get_next_key(ringbuf_map*, void*, void*) { return 0; }
-#endif
-
 namespace conformance {
 namespace {
 
@@ -292,7 +285,6 @@ ringbuf_session* session() {
   return session.get();
 }
 
-#ifdef RINGBUF_ANY
 class OurOuter : public Outer {
  public:
   explicit OurOuter(ringbuf_map* map) : map_(map) { must(ringbuf_outer_attach(map_, &outer_), "ringbuf_outer_attach"); }
@@ -320,7 +312,6 @@ class OurOuter : public Outer {
   ringbuf_map* map_;
   ringbuf_outer* outer_ = nullptr;
 };
-#endif
 
 class Ours : public Backend {
  public:
@@ -342,7 +333,6 @@ class Ours : public Backend {
     return 0;
   }
   int create(const OuterSpec& spec, std::unique_ptr<Outer>* ret_outer) override {
-#ifdef RINGBUF_ANY
     ringbuf_map_create_opts opts{};
     opts.sz = sizeof opts;
     opts.map_type = spec.type;
@@ -355,10 +345,6 @@ class Ours : public Backend {
     if (const int r = ringbuf_map_create(session(), "conformance", spec.max_entries, &opts, &map); r < 0) return r;
     *ret_outer = std::make_unique<OurOuter>(map);
     return 0;
-#else
-    (void)spec, (void)ret_outer;
-    return -EOPNOTSUPP;
-#endif
   }
 };
 

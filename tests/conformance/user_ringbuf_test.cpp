@@ -262,8 +262,7 @@ TEST_P(Drain, APositionBehindTheConsumerIsAnEmptyRing) {
 TEST_P(Drain, APositionHalfOfAllPositionsAhead) {
   const auto ring = make_user();
   ring->forge_producer_pos((1ull << 63) + 8);
-  difference("positions-by-subtraction");
-  EXPECT_EQ(ring->drain().result, on_kernel() ? 131072 : 0);
+  EXPECT_EQ(ring->drain().result, 131072);  // as many empty samples as one drain takes
 }
 
 TEST_P(Drain, WhatCameBeforeABadSampleStaysConsumed) {
