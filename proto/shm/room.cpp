@@ -98,7 +98,7 @@ void* RoomWaiter::reserve(std::uint64_t size, int timeout_ms) noexcept {
     }
     surprised = false;
     // Records committed with NO_WAKEUP may fill the ring while the consumer sleeps: both would sleep for ever.
-    if (ring.waiting() != 0) producer_.wake_consumer();
+    if (ring.waiting() != 0 && !ring.overwrite()) producer_.wake_consumer();
     if (futex_wait(ring.room_futex(), seq, left) < 0 && errno == EINTR) {
       err = EINTR;
       break;

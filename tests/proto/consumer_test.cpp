@@ -45,6 +45,26 @@ class ConsumerTest : public ::testing::Test {
   bool left_ = false;
 };
 
+// What another producer may have done to the words that only the owner should write.
+TEST_F(ConsumerTest, AnImpossiblePendingPosStopsNoProducer) {
+  for (const std::uint64_t forged : {std::uint64_t{8}, std::uint64_t{16}, std::uint64_t{4096}, std::uint64_t{1} << 40,
+                                     ~std::uint64_t{7}, std::uint64_t{3}, std::uint64_t{0} - (std::uint64_t{1} << 62)}) {
+    for (const std::uint32_t flags : {0u, kFlagOverwrite}) {
+      TestRing ring(4096, 1, 0, kTypeRingbuf, flags);
+      const Producer producer = ring.producer();
+      ring.producer_page().pending_pos = forged;
+      for (int i = 0; i < 3; ++i) EXPECT_EQ(producer.output("x", 1, 0), 0) << forged;
+      EXPECT_EQ(ring.consumer().consume([](void*, std::size_t) { return 0; }, UINT64_MAX), 3);
+    }
+  }
+}
+
+TEST_F(ConsumerTest, AProducerPosThatIsNotAlignedGivesNoMemory) {
+  ring_.producer_page().producer_pos = 62;
+  EXPECT_EQ(producer_.reserve(8, 0), nullptr);
+  EXPECT_EQ(errno, EAGAIN);
+}
+
 TEST_F(ConsumerTest, AnEmptyRingDeliversNothing) {
   EXPECT_EQ(consume(), 0);
   EXPECT_FALSE(left_);

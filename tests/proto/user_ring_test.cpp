@@ -310,6 +310,20 @@ TEST_F(UserRingTest, SubmitWakesADrainerThatSleepsAndNobodyElse) {
   EXPECT_TRUE(consumer_.must_not_sleep());
 }
 
+TEST_F(UserRingTest, AProducerPosThatWasMovedBackKeepsTheDrainerAsleep) {
+  put(8);
+  drain();
+  ring_.producer_page().producer_pos = 8;
+  EXPECT_EQ(drain(), 0);
+  EXPECT_FALSE(consumer_.must_not_sleep());
+}
+
+TEST_F(UserRingTest, AProducerPosThatIsNotAlignedGivesNoMemory) {
+  ring_.producer_page().producer_pos = 62;
+  EXPECT_EQ(reserve(8), nullptr);
+  EXPECT_EQ(errno, ENOSPC);
+}
+
 TEST_F(UserRingTest, AConsumerPosFromNowhereIsNoRoom) {
   ring_.consumer_page().consumer_pos = 1 << 20;
   EXPECT_EQ(reserve(8), nullptr);

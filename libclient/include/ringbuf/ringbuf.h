@@ -171,8 +171,8 @@ void ringbuf_outer_free(struct ringbuf_outer* outer);
 /** The producer of the ring at `key`. Attaches when a ring is found for the first time (blocks for the daemon's reply); after
  * that it is one load from shared memory, and sees updates by any process.
  * @return borrowed, until this `outer` looks the same key up again and finds another ring there, or is freed: submit or discard
- *         what was reserved through a key before looking that key up again. NULL with errno ENOENT none there, or as
- *         ringbuf_producer_attach */
+ *         what was reserved through a key before looking that key up again. NULL with errno ENOENT none there, EBUSY a ring with
+ * a single producer that another ringbuf_outer has, or as ringbuf_producer_attach */
 struct ringbuf_producer* ringbuf_outer_lookup(struct ringbuf_outer* outer, const void* key);
 
 /* Sharding: an array of maps as one stream cut into several rings. */
@@ -262,7 +262,7 @@ int ringbuf_consume(struct ringbuf_consumer* consumer);
 /** At most `n` records. n = 0: none. */
 int ringbuf_consume_n(struct ringbuf_consumer* consumer, size_t n);
 /** Overwrite mode: records (not counting discarded ones) and payload bytes that were overwritten before any consumer of the map
- * had them, as far as consuming has come. @return 0 */
+ * had them, as far as consuming has come. What a reset has given up counts when it is overwritten. @return 0 */
 int ringbuf_consumer_missed(const struct ringbuf_consumer* consumer, uint64_t* ret_records, uint64_t* ret_bytes);
 /** Drains a USER_RINGBUF: bpf_user_ringbuf_drain. At most 131072 samples, discarded ones included.
  * @param fn     0: go on; anything else: stop, this sample is consumed and counted
@@ -324,9 +324,10 @@ typedef int (*ringbuf_dump_fn)(void* ctx, uint64_t pos, uint32_t flags, uint32_t
  * @return records shown (of all kinds); the callback's negative value; -EBADMSG; -ENOMEM */
 int64_t ringbuf_observer_dump(struct ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx);
 
-/** Shows all records that the ring holds at one moment, oldest first, contiguous: in overwrite mode from overwrite_pos on,
- * consumed or not, else from consumer_pos on; up to producer_pos as it was during the call. Safe beside producers at full speed.
- * Allocates N bytes. @return as ringbuf_observer_dump; -EAGAIN producers went round the whole ring during each of 16 attempts */
+/** Shows a contiguous run of records, oldest first, all of which were in the ring at one moment: in overwrite mode from
+ * overwrite_pos on, consumed or not, else from consumer_pos on; up to producer_pos as it was during the call. Safe beside
+ * producers at full speed. Allocates N bytes. @return as ringbuf_observer_dump; -EAGAIN producers went round the whole ring
+ * during each of 16 attempts */
 int64_t ringbuf_observer_snapshot(struct ringbuf_observer* observer, ringbuf_dump_fn fn, void* ctx);
 
 /** This attachment's own losses. @return 0 */

@@ -41,7 +41,10 @@ class Consumer {
   template <class F>
   std::int64_t consume(F&& f, std::uint64_t limit, bool* left = nullptr) const {
     if (__builtin_expect(ring_.overwrite(), 0)) return consume_copies(std::forward<F>(f), limit, left);
-    if (__builtin_expect(user_, 0)) return -EINVAL;
+    if (__builtin_expect(user_, 0)) {
+      if (left) *left = false;
+      return -EINVAL;
+    }
     Batch batch(*this);
     std::uint64_t& pos = batch.pos;
     std::uint64_t delivered = 0;
@@ -140,7 +143,7 @@ class Consumer {
         if (wanted) Ring::copy_out(copy_, ring_.at(pos) + RINGBUF_HEADER_SIZE, size);
         if (__builtin_expect(!ring_.still_there(pos), 0)) {
           if (++laps == kMaxLaps) return static_cast<std::int64_t>(delivered);
-          batch.skip_overwritten();
+          if (!batch.skip_overwritten()) return -EBADMSG;
           end = ring_.producer_pos();
           continue;
         }
@@ -177,13 +180,16 @@ class Consumer {
       consumer.tell_room(pos);
     }
     // Lapped: goes on at the oldest record that is left. What lies between was missed, but for what was delivered of it.
-    void skip_overwritten() {
+    // False: overwrite_pos cannot be.
+    bool skip_overwritten() {
       const Ring& ring = consumer.ring_;
       const ringbuf_overwritten o = ring.overwritten();  // untrusted: read once
+      if ((o.pos & 7) != 0 || !Ring::is_before(pos, o.pos) || Ring::is_before(ring.producer_pos(), o.pos)) return false;
       const auto more = [](std::uint64_t all, std::uint64_t known) { return Ring::is_before(known, all) ? all - known : 0; };
       ring.count_missed(more(o.records, ring.records() + records + ring.missed_records()),
                         more(o.bytes, ring.bytes() + bytes + ring.missed_bytes()));
-      pos = o.pos & ~std::uint64_t{7};
+      pos = o.pos;
+      return true;
     }
     const Consumer& consumer;
     std::uint64_t pos, given;

@@ -3,10 +3,13 @@
 // no right to write. Any thread; each call has its own buffer.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -39,7 +42,7 @@ class Observer {
       const bool whole = step <= end - pos && end - pos <= ring_.capacity();
       const bool busy = len & RINGBUF_BUSY_BIT;
       if (whole && !busy) {
-        copy.resize(size);
+        copy.resize(std::max<std::size_t>(size, 1));  // data() of an empty one may be null, which says BUSY
         Ring::copy_out(copy.data(), ring_.at(pos) + RINGBUF_HEADER_SIZE, size);
       }
       if (!ring_.still_there(pos)) {
@@ -57,31 +60,35 @@ class Observer {
     return shown;
   }
 
-  // Calls f as dump does for all records that were in the ring at one moment, oldest first and contiguous: in overwrite mode from
-  // overwrite_pos on, consumed or not. Returns as dump, or -EAGAIN: producers went round the whole ring in each of 16 attempts.
-  // May throw bad_alloc.
+  // Calls f as dump does for a contiguous run of records, oldest first, all of which were in the ring at one moment: in overwrite
+  // mode from overwrite_pos on, consumed or not. Returns as dump, or -EAGAIN: producers went round the whole ring in each of 16
+  // attempts. May throw bad_alloc.
   template <class F>
   std::int64_t snapshot(F&& f) const {
-    const std::unique_ptr<unsigned char[]> copy(new unsigned char[ring_.capacity()]);
+    // Zeros, of which only what is copied to takes memory: hostile words must not show what was there before.
+    const std::unique_ptr<unsigned char, decltype(&std::free)> copy(static_cast<unsigned char*>(std::calloc(ring_.capacity(), 1)),
+                                                                    &std::free);
+    if (!copy) throw std::bad_alloc();
     for (unsigned attempt = 0; attempt < 16; ++attempt) {
       const std::uint64_t end = ring_.producer_pos();  // before the oldest, so that they are at most N apart
       const std::uint64_t first = ring_.oldest_pos() & ~std::uint64_t{7};
       if (first == end && ring_.producer_pos() == end) return 0;
       if (!Ring::is_before(first, end)) continue;
-      if (end - first > ring_.capacity() || !copy_records(first, end, copy.get())) return -EBADMSG;
+      std::uint64_t begin = first;
+      if (end - first > ring_.capacity() || !copy_records(begin, end, copy.get())) return -EBADMSG;
       // What was overwritten since it was copied is gone; the rest was all there at this moment.
-      std::uint64_t begin = ring_.oldest_after_copy() & ~std::uint64_t{7};
-      if (Ring::is_before(begin, first)) begin = first;
-      if (Ring::is_before(begin, end)) return show(std::forward<F>(f), begin, end, copy.get() + (begin - first));
+      begin = ring_.oldest_after_copy(begin) & ~std::uint64_t{7};
+      if (begin != end && end - begin <= end - first) return show(std::forward<F>(f), begin, end, copy.get() + (begin - first));
     }
     return -EAGAIN;
   }
 
  private:
-  // What is at [first, end) to `copy`, but for what is overwritten before its turn, and payloads that are not committed. False:
-  // an impossible header.
-  bool copy_records(std::uint64_t first, std::uint64_t end, unsigned char* copy) const {
-    for (std::uint64_t pos = first; Ring::is_before(pos, end);) {
+  // What is at [begin, end) to `copy`, but for payloads that are not committed. What is overwritten before its turn moves `begin`
+  // behind it. False: an impossible header.
+  bool copy_records(std::uint64_t& begin, std::uint64_t end, unsigned char* copy) const {
+    const std::uint64_t first = begin;
+    for (std::uint64_t pos = first; pos != end && end - pos <= end - first;) {
       const ringbuf_record_header header{ring_.header_len(pos), ring_.header_who(pos)};  // untrusted: read once
       const std::uint64_t step = stride(header.len & RINGBUF_LEN_MASK);
       const bool whole = step <= end - pos;
@@ -90,9 +97,9 @@ class Observer {
         if (!(header.len & RINGBUF_BUSY_BIT))
           Ring::copy_out(copy + (pos - first) + sizeof header, ring_.at(pos) + sizeof header, step - sizeof header);
       }
-      const std::uint64_t oldest = ring_.oldest_after_copy() & ~std::uint64_t{7};
-      if (Ring::is_before(pos, oldest)) {
-        pos = oldest;
+      const std::uint64_t oldest = ring_.oldest_after_copy(pos) & ~std::uint64_t{7};
+      if (oldest != pos) {
+        pos = begin = oldest;
         continue;
       }
       if (!whole) return false;

@@ -94,7 +94,7 @@ class Producer {
     const std::uint64_t pos = ring_.producer_pos_own();
     const std::uint64_t pending = advance_pending(pos);
     const std::uint64_t end = pos + total;
-    if (__builtin_expect(end - pending > ring_.mask(), 0)) {
+    if (__builtin_expect(end - pending > ring_.mask() || (pos & 7) != 0, 0)) {
       leave();
       return total > ring_.mask() ? lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why)  // 8 bytes always stay free
                                   : lose(RINGBUF_LOST_BUSY, EAGAIN, ret_why);
@@ -167,7 +167,7 @@ class Producer {
     if (size > RINGBUF_MAX_DYNPTR_SIZE || total > ring_.capacity()) return lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why);
     if (!enter()) return lose(RINGBUF_LOST_LOCK, errno, ret_why);
     const std::uint64_t pos = ring_.producer_pos_own();
-    if (pos + total - ring_.consumer_pos() > ring_.capacity()) {  // untrusted: read once
+    if (pos + total - ring_.consumer_pos() > ring_.capacity() || (pos & 7) != 0) {  // untrusted: read once
       leave();
       return lose(RINGBUF_LOST_FULL, ENOSPC, ret_why);
     }
@@ -270,10 +270,13 @@ class Producer {
   }
 
   // Moves pending_pos over everything that is committed, as the kernel does in every reserve, and returns it. Headers are
-  // other producers' words: a stride that leaves the reserved region ends the walk.
+  // other producers' words: a stride that leaves the reserved region ends the walk. So is pending_pos: if it cannot be, the walk
+  // begins at the oldest record.
   std::uint64_t advance_pending(std::uint64_t pos) const noexcept {
     const std::uint64_t before = ring_.pending_pos();
     std::uint64_t pending = before;
+    if (__builtin_expect(pos - pending > ring_.capacity() || (pending & 7) != 0, 0)) pending = ring_.oldest_pos();
+    if (__builtin_expect(pos - pending > ring_.capacity() || (pending & 7) != 0, 0)) pending = pos;
     while (pending != pos) {
       const std::uint32_t len = ring_.header_len(pending);
       if (len & RINGBUF_BUSY_BIT) break;
@@ -292,7 +295,7 @@ class Producer {
     const bool caught_up = offset(ring_.consumer_pos_total(), ring_.mask()) == ring_.offset_of(h);
     // A producer that sleeps for room wants the consumer awake whatever this one says: else a head committed with NO_WAKEUP would
     // leave both asleep.
-    const bool may_wake = !(flags & RINGBUF_NO_WAKEUP) || ring_.room_waiters() != 0;
+    const bool may_wake = !(flags & RINGBUF_NO_WAKEUP) || (ring_.room_waiters() != 0 && !ring_.overwrite());
     if ((flags & RINGBUF_FORCE_WAKEUP) || (caught_up && may_wake)) wake_consumer();
   }
 
@@ -301,7 +304,7 @@ class Producer {
   std::uint32_t page_shift_ = 12;
   int signal_fd_ = -1;
   bool single_ = false;
-  std::uint64_t user_ = 0;  // bool, as wide as flags
+  std::uint64_t user_ = 0;  // 0 or 1: reserve looks at it and at its flags at once
 };
 
 }  // namespace ringbuf::shm

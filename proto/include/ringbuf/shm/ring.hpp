@@ -138,9 +138,9 @@ class Ring {
   // After publish_consumer_pos or add_waiting: is there something to deliver at `pos`? The first load is the S4 one; if it
   // saw the commit then producer_pos, loaded after it, is new enough too. An overwritten record was committed.
   bool ready_at(std::uint64_t pos) const {
-    (void)header_len_total(pos);  // S4
+    (void)header_len_total(pos);                        // S4
+    if (!is_before(pos, producer_pos())) return false;  // S2; behind: a drain takes that for an empty ring
     if (overwrite_ && is_before(pos, overwrite_pos())) return true;
-    if (producer_pos() == pos) return false;       // S2
     return !(header_len(pos) & RINGBUF_BUSY_BIT);  // S3
   }
 
@@ -179,18 +179,17 @@ class Ring {
   std::uint64_t overwrite_pos() const { return ref(p_->overwrite_pos).load(std::memory_order_acquire); }  // S7
   // The oldest record whose bytes no producer may reuse.
   std::uint64_t oldest_pos() const { return overwrite_ ? overwrite_pos() : consumer_pos(); }
-  // After copying bytes: those before this position may have been reused meanwhile.
-  std::uint64_t oldest_after_copy() const {
-    copy_fence(std::memory_order_acquire);  // S7
-    return oldest_pos();
-  }
-  bool still_there([[maybe_unused]] std::uint64_t pos) const {
+  // After copying bytes from `pos` on: those before this position, `pos` or a later one, may have been reused meanwhile.
+  std::uint64_t oldest_after_copy(std::uint64_t pos) const {
 #if defined(RINGBUF_TEST_WEAKEN_S7)
-    return true;
+    return pos;
 #else
-    return !is_before(pos, oldest_after_copy());
+    copy_fence(std::memory_order_acquire);                           // S7
+    const std::uint64_t oldest = oldest_pos();
+    return is_before(pos, oldest) ? oldest : pos;
 #endif
   }
+  bool still_there(std::uint64_t pos) const { return oldest_after_copy(pos) == pos; }
   // By the owner, before it touches the bytes before `pos`. `records` and `bytes` more are lost with them. The counts go to the
   // entry that is not overwrite_pos' own, so that a reader finds those of what it has seen, wherever the owner is stopped.
   void publish_overwrite_pos(std::uint64_t pos, std::uint64_t records, std::uint64_t bytes) const {
