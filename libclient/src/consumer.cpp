@@ -111,15 +111,18 @@ int ringbuf_consumer::consume(std::uint64_t limit, bool edges, bool* ret_corrupt
 }
 
 int ringbuf_consumer::drain(ringbuf_sample_fn f, void* c, std::uint64_t flags, std::int64_t* ret_samples) {
-  std::unique_lock lock(turn->mutex, std::try_to_lock);
-  if (!lock || turn->taken) return api_fail(EBUSY, "the ring is being drained already");
-  lock.release();
-  taken_now(false);
+  {  // the mutex is held for a moment only, so that who holds it is no reason to be busy
+    std::lock_guard lock(turn->mutex);
+    if (turn->taken) return api_fail(EBUSY, "the ring is being drained already");
+    taken_now(false);
+  }
   struct Turn {  // given back also when a C++ callback throws
     ringbuf_consumer* consumer;
     bool stuck = false;
     ~Turn() {
       const shm::Ring& r = consumer->ring.ring();
+      consumer->turn->mutex.lock();
+      consumer->took_edges |= consumer->handed_out;  // since we began
       consumer->end(!stuck && r.ready_at(r.consumer_pos_own()));
     }
   } held{this};
@@ -150,7 +153,7 @@ int ringbuf_consumer::hand_out() {
   if (int r = make_again(); r < 0) return r;
   handed_out = true;
   ring.ring().add_waiting();
-  if (ring.must_not_sleep()) {
+  if (turn->taken || ring.must_not_sleep()) {  // taken: by a drain in another thread, which does not hold the mutex
     const std::uint64_t one = 1;
     (void)!::write(again.get(), &one, sizeof one);
   }

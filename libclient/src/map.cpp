@@ -103,11 +103,11 @@ int ringbuf_map_create(ringbuf_session* session, const char* name, uint32_t max_
     if (o.reserved != 0) return api_fail(EINVAL, "opts->reserved must be 0");
     if (auto ok = wire::encode_name(name ? name : "", req.name); !ok) return api_fail(EINVAL, wire::name_error(name));
     if (session) {
-      if (o.inner_map && !o.inner_map->session) return no_daemon("an inner map");
-      return open_map(session, RINGBUF_MAP_CREATE, req, ret_map, ringbuf_map_fd(o.inner_map));
+      const ringbuf_map* inner = shm::is_map_of_maps(req.map_type) ? o.inner_map : nullptr;  // rings: ignored, as by the kernel
+      if (inner && !inner->session) return no_daemon("an inner map");
+      return open_map(session, RINGBUF_MAP_CREATE, req, ret_map, ringbuf_map_fd(inner));
     }
     if (shm::is_map_of_maps(req.map_type)) return no_daemon("a map of maps");
-    if (o.inner_map) return api_fail(EINVAL, "inner_map is for maps of maps only");
     return create_embedded(name ? name : "", req, ret_map);
   });
 }

@@ -17,7 +17,8 @@
 namespace ringbuf {
 namespace {
 
-constexpr int kEnotsupp = 524;  // the kernel's ENOTSUPP, which has no name outside of it
+constexpr std::uint64_t kLock = 4;  // BPF_F_LOCK, which bpf(2) refuses before it looks at anything else
+constexpr int kEnotsupp = 524;      // the kernel's ENOTSUPP, which has no name outside of it
 
 // Who we are, without a system call. A fork child is another process: what its parent attached is not its own.
 struct Process {
@@ -89,8 +90,8 @@ class OuterShare {
   const shm::Elements& table() const { return table_; }
   std::uint32_t inner_map_type() const { return static_cast<const ringbuf_outer_header*>(memory_.base())->inner_map_type; }
 
-  // Brings `place` up to date with `word`, or, if that is not sure, with what the daemon says. 0 or as api_fail.
-  int settle(const void* key, Place& place, shm::Elements::Found found);
+  // Brings `place` of `outer` up to date with `word`, or, if that is not sure, with what the daemon says. 0 or as api_fail.
+  int settle(const ringbuf_outer* outer, const void* key, Place& place, shm::Elements::Found found);
   // Gives up what is there. Detaching is done under the mutex: who attaches to the same ring next finds its place free.
   void drop(Place& place) {
     std::lock_guard lock(mutex_);
@@ -100,7 +101,10 @@ class OuterShare {
  private:
   OuterShare() = default;
   int attach(const ringbuf_map& map);
-  ProducerRef known(std::uint32_t id);
+  struct Known {
+    std::weak_ptr<ringbuf_producer> producer;
+    const ringbuf_outer* outer;  // whose thread may use it if it is a single producer
+  };
 
   const unsigned forks_ = process.forks;
   std::shared_ptr<Session> session_;
@@ -111,7 +115,7 @@ class OuterShare {
   shm::Elements table_;
   // Held during requests, so it is no ForkMutex; a child does not use its parent's.
   std::mutex mutex_;
-  std::map<std::uint32_t, std::weak_ptr<ringbuf_producer>> producers_;  // by id; guarded by mutex_
+  std::map<std::uint32_t, Known> producers_;  // by id; guarded by mutex_
 };
 
 namespace {
@@ -161,29 +165,28 @@ int OuterShare::attach(const ringbuf_map& map) {
   return 0;
 }
 
-ProducerRef OuterShare::known(std::uint32_t id) {
-  const auto it = producers_.find(id);
-  return it == producers_.end() ? nullptr : it->second.lock();
-}
-
-int OuterShare::settle(const void* key, Place& place, shm::Elements::Found found) {
+int OuterShare::settle(const ringbuf_outer* outer, const void* key, Place& place, shm::Elements::Found found) {
   std::lock_guard lock(mutex_);
   const auto keep = [&](std::uint64_t word) {  // the same map, put there again
     if (!place.producer || shm::element_id(place.word) != shm::element_id(word)) return false;
     place.word = word;
     return true;
   };
+  // 1: shared, 0: nobody has it, or as api_fail.
   const auto share = [&](std::uint64_t word) {
-    ProducerRef producer = known(shm::element_id(word));
-    if (!producer) return false;
+    const auto it = producers_.find(shm::element_id(word));
+    ProducerRef producer = it == producers_.end() ? nullptr : it->second.producer.lock();
+    if (!producer) return 0;
+    if (it->second.outer != outer && (ringbuf_producer_view(producer.get())->ring_flags & RINGBUF_F_SINGLE_PRODUCER))
+      return api_fail(EBUSY, "the ring at this key has a single producer, and another ringbuf_outer of this process is it");
     place = {word, std::move(producer)};
-    return true;
+    return 1;
   };
   if (found.sure) {
     if (shm::element_id(found.word) != 0 && keep(found.word)) return 0;
     place = {};  // first: its place in a limit, or as the single producer, may be the one that is needed
     if (shm::element_id(found.word) == 0) return api_fail(ENOENT, "there is no map at this key");
-    if (share(found.word)) return 0;
+    if (int r = share(found.word); r != 0) return std::min(r, 0);
   }
   ringbuf_elem_req req{};
   req.rights = RINGBUF_RIGHT_PRODUCE;
@@ -194,7 +197,7 @@ int OuterShare::settle(const void* key, Place& place, shm::Elements::Found found
   if (int r = session_->ask(RINGBUF_MAP_GET_FD_BY_KEY, req, token_.get(), &reply, 1, &fds); r < 0) return place = {}, r;
   if (keep(reply.word)) return 0;
   place = {};
-  if (share(reply.word)) return 0;
+  if (int r = share(reply.word); r != 0) return std::min(r, 0);
   ringbuf_map inner;
   inner.session = session_;
   inner.token = std::move(fds[0]);
@@ -202,8 +205,8 @@ int OuterShare::settle(const void* key, Place& place, shm::Elements::Found found
   ringbuf_producer* producer = nullptr;
   if (int r = ringbuf_producer_attach(&inner, &producer); r < 0) return r;
   ProducerRef owned(producer, ringbuf_producer_free);
-  std::erase_if(producers_, [](const auto& entry) { return entry.second.expired(); });
-  producers_[shm::element_id(reply.word)] = owned;
+  std::erase_if(producers_, [](const auto& entry) { return entry.second.producer.expired(); });
+  producers_[shm::element_id(reply.word)] = {owned, outer};
   place = {reply.word, std::move(owned)};
   return 0;
 }
@@ -232,7 +235,7 @@ struct ringbuf_outer {
     const std::uint64_t word = table.at(index);
     if (place.producer && place.word == word) return place.producer.get();
     if (!place.producer && shm::element_id(word) == 0) return none();
-    return guarded([&] { return share->settle(&index, place, {word, true}); }) < 0 ? nullptr : place.producer.get();
+    return guarded([&] { return share->settle(this, &index, place, {word, true}); }) < 0 ? nullptr : place.producer.get();
   }
 
   ringbuf_producer* find(const void* key) {
@@ -245,7 +248,7 @@ struct ringbuf_outer {
     if (it == keys.end() && found.sure && shm::element_id(found.word) == 0) return none();
     const int r = guarded([&] {
       if (it == keys.end()) it = keys.try_emplace(Key{view.hash, std::string(view.bytes)}).first;
-      return share->settle(key, it->second, found);
+      return share->settle(this, key, it->second, found);
     });
     if (r == 0) return it->second.producer.get();
     if (it != keys.end()) keys.erase(it);
@@ -263,6 +266,7 @@ struct ringbuf_outer {
 
 int ringbuf_map_update_elem(ringbuf_map* outer, const void* key, const ringbuf_map* inner, uint64_t flags) {
   ringbuf_elem_req req{};
+  if (flags & kLock) return api_fail(EINVAL, "flags has BPF_F_LOCK; there is no lock in an element");
   if (int r = element_request(outer, key, &req); r < 0) return r;
   if (inner && !inner->session) return api_fail(EOPNOTSUPP, "an embedded map cannot be put into a map of maps");
   req.flags = flags;

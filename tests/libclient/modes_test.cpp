@@ -2,6 +2,7 @@
 // User rings, overwrite mode and dynptrs through the public faces.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -115,6 +116,38 @@ TEST_F(UserRing, AnOwnLoopIsToldOfSamples) {
   EXPECT_TRUE(readable(fd));
 }
 
+TEST_F(UserRing, OnlyADrainMakesADrainBusy) {
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    while (!done) ringbuf_consumer_epoll_fd(consumer_.get());
+  });
+  for (int i = 0; i < 20'000; ++i) {
+    put("x");
+    ASSERT_EQ(drain(), 1);
+  }
+  done = true;
+  other.join();
+}
+
+// Handed out in the middle of a drain by another thread: it must be readable if something was left.
+TEST_F(UserRing, AnEpollDescriptorThatIsAskedForDuringADrainMissesNothing) {
+  put("one");
+  put("two");
+  int fd = -1;
+  const std::function<int()> ask = [&] {
+    std::thread([&] { fd = ringbuf_consumer_epoll_fd(consumer_.get()); }).join();
+    return 1;  // stop: one sample is left
+  };
+  EXPECT_EQ(ringbuf_drain(
+                consumer_.get(), [](void* ctx, void*, std::size_t) { return (*static_cast<const std::function<int()>*>(ctx))(); },
+                const_cast<void*>(static_cast<const void*>(&ask)), 0),
+            1);
+  ASSERT_GE(fd, 0);
+  EXPECT_TRUE(readable(fd));
+  EXPECT_EQ(drain(), 1);
+  EXPECT_FALSE(readable(fd));
+}
+
 TEST_F(UserRing, BlockingReserveSleepsUntilADrain) {
   for (int i = 0; i < 256; ++i) put("12345678");
   EXPECT_EQ(ringbuf_reserve_wait(producer_.get(), 8, 10), nullptr);
@@ -173,7 +206,10 @@ TEST(UserRingCpp, Drains) {
   };
   EXPECT_EQ(consumer->drain(take), 1);
   EXPECT_EQ(got, "abcd");
+  const auto fd = consumer->epoll_fd();
+  ASSERT_TRUE(fd);
   EXPECT_EQ(consumer->consume(take), -EINVAL);
+  EXPECT_FALSE(readable(*fd));
   (void)producer->reserve(4).submit();
   EXPECT_THROW(consumer->drain([](void*, std::size_t) -> int { throw 1; }), int);
   EXPECT_EQ(consumer->drain(take), 0);
