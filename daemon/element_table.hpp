@@ -55,7 +55,15 @@ class ElementTable {
   std::optional<std::string> next_key(std::optional<std::string_view> key) const;
 
   const shm::OuterLayout& layout() const { return words_.layout(); }
-  std::uint64_t file_size() const { return shm::outer_file_size(layout()); }
+  // What a table costs when it is full: its file, and what the daemon keeps beside it.
+  static std::uint64_t memory_size(const shm::OuterLayout& layout) {
+    constexpr std::uint64_t kNode = 4 * sizeof(void*);  // of a hash table's entry, and its key's allocation
+    const std::uint64_t kept =
+        layout.hash() ? layout.slots() * sizeof(Slot) + std::uint64_t{layout.max_entries} *
+                                                            (sizeof(HashElement) + sizeof(std::string) + kNode + layout.key_size)
+                      : std::uint64_t{layout.max_entries} * sizeof(Element);
+    return shm::outer_file_size(layout) + kept;
+  }
   std::uint32_t in_use() const { return in_use_; }
   int fd() const { return fd_.get(); }
 

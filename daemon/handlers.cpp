@@ -165,7 +165,6 @@ Answer<Payload> map_create(const Call& call) {
     spec.inner = *inner;
   } else {
     if (auto wrong = creation_error(*req, spec.ring); !wrong.empty()) return refuse(EINVAL, std::move(wrong));
-    if (call.inner) return refuse(EINVAL, "a ring buffer is created without an inner map; only maps of maps have one");
   }
   auto name = read_name(req->name);
   if (!name) return tl::unexpected(name.error());
@@ -402,11 +401,14 @@ Answer<void> fits(const Call& call) {
                             call.token->map->label(), want.map_type, want.key_size, want.value_size, want.map_flags));
 }
 
+constexpr std::uint64_t kLock = 4;  // BPF_F_LOCK, which bpf(2) refuses before it looks at anything else
+
 Answer<Payload> map_update_elem(const Call& call) {
   const auto e = read_element(call);
   if (!e) return tl::unexpected(e.error());
   if (e->req.rights != 0) return refuse(EINVAL, "rights must be 0: an element gets those of the inner map's descriptor");
   if (auto ok = needs_manage(call, "update"); !ok) return tl::unexpected(ok.error());
+  if (e->req.flags & kLock) return refuse(EINVAL, "flags has BPF_F_LOCK; there is no lock in an element");
   // The kernel looks at the inner map first if the outer one is a hash, and last if it is an array.
   const bool hash = e->table.layout().hash();
   if (hash)

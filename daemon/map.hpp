@@ -66,7 +66,9 @@ class Map : public std::enable_shared_from_this<Map> {
 
   unsigned rights_of(const Peer& peer) const { return daemon::rights_of(peer, spec.uid, spec.gid, spec.mode); }
   std::string label() const;  // map 7 'events'
-  std::uint64_t size() const { return elements_ ? elements_->file_size() : memory_.layout.c_size() + memory_.layout.p_size(); }
+  std::uint64_t size() const {
+    return elements_ ? ElementTable::memory_size(elements_->layout()) : memory_.layout.c_size() + memory_.layout.p_size();
+  }
   ElementTable* elements() const { return elements_.get(); }  // null: a ring
   unsigned count(unsigned role) const;
   const std::vector<Attachment*>& attachments() const { return attachments_; }

@@ -32,7 +32,7 @@ std::uint32_t MapTable::new_id() {
 
 Answer<std::shared_ptr<Map>> MapTable::create(MapSpec spec) {
   const shm::Layout layout{shm::page_size(), spec.ring.max_entries};
-  const std::uint64_t size = spec.inner ? shm::outer_file_size(spec.outer().layout()) : layout.c_size() + layout.p_size();
+  const std::uint64_t size = spec.inner ? ElementTable::memory_size(spec.outer().layout()) : layout.c_size() + layout.p_size();
   auto maps = quota_.charge(Resource::Maps, spec.uid);
   if (!maps) return tl::unexpected(maps.error());
   auto bytes = quota_.charge(Resource::Bytes, spec.uid, size);

@@ -194,6 +194,8 @@ TEST_P(MapInMap, TheFirstOfTwoErrors) {
   EXPECT_EQ(hash->update(8, *ring, Outer::kExist), -ENOENT);  // the flags before the limit
   EXPECT_EQ(hash->update(7, *ring, Outer::kNoExist), -EEXIST);
   EXPECT_EQ(hash->update(8, *ring, Outer::kNoExist), -E2BIG);
+  EXPECT_EQ(array->update(4, *user, 4), -EINVAL);  // BPF_F_LOCK before all
+  EXPECT_EQ(hash->update(8, *user, 5), -EINVAL);
 }
 
 TEST_P(MapInMap, AnElementKeepsItsRing) {
@@ -215,6 +217,8 @@ TEST_P(MapInMap, RulesOfCreation) {
   std::unique_ptr<Outer> made;
   difference("map-of-maps-limits");
   const int beyond_ours = on_kernel() ? 0 : -E2BIG;
+  difference("map-of-maps-access-flags");
+  const int access = on_kernel() ? 0 : -EINVAL;
   struct Row {
     const char* what;
     OuterSpec spec;
@@ -232,6 +236,12 @@ TEST_P(MapInMap, RulesOfCreation) {
       {"value of 8, hash", {.type = kHashOfMaps, .value_size = 8, .inner = ring.get()}, -EINVAL},
       {"no preallocation, array", {.flags = 1, .inner = ring.get()}, -EINVAL},
       {"no preallocation, hash", {.type = kHashOfMaps, .flags = 1, .inner = ring.get()}, 0},
+      {"BPF_F_RDONLY", {.flags = 1u << 3, .inner = ring.get()}, access},
+      {"BPF_F_WRONLY, hash", {.type = kHashOfMaps, .flags = 1u << 4, .inner = ring.get()}, access},
+      {"BPF_F_ZERO_SEED, hash", {.type = kHashOfMaps, .flags = 1u << 6, .inner = ring.get()}, access},
+      {"BPF_F_ZERO_SEED", {.flags = 1u << 6, .inner = ring.get()}, -EINVAL},
+      {"BPF_F_RDONLY_PROG, hash", {.type = kHashOfMaps, .flags = 1u << 7, .inner = ring.get()}, access},
+      {"BPF_F_RDONLY_PROG", {.flags = 1u << 7, .inner = ring.get()}, -EINVAL},
       {"key of 16, hash", {.type = kHashOfMaps, .key_size = 16, .inner = ring.get()}, 0},
       {"key of 512, hash", {.type = kHashOfMaps, .key_size = 512, .inner = ring.get()}, 0},
       {"key of 513, hash", {.type = kHashOfMaps, .key_size = 513, .inner = ring.get()}, beyond_ours},

@@ -153,7 +153,7 @@ TEST_F(ProtocolTest, TheNumberOfDescriptorsIsTheCommands) {
   EXPECT_EQ(none.err(), EINVAL);
   EXPECT_EQ(none.text, "ATTACH takes one map descriptor and came with 0 descriptors");
   EXPECT_EQ(client.call(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_PRODUCER, 0}, {token, token}).err(), EINVAL);
-  EXPECT_EQ(client.call(RINGBUF_MAP_CREATE, Client::spec(), {token}).err(), EINVAL);
+  EXPECT_EQ(client.call(RINGBUF_MAP_CREATE, Client::spec(), {token, token}).err(), EINVAL);
   EXPECT_EQ(client.call(RINGBUF_MAP_CREATE, Client::spec(), std::vector<int>(8, token)).err(), EINVAL);
   EXPECT_EQ(client.info(token).as<ringbuf_map_info>().producers, 0u);
 }

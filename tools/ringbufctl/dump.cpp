@@ -100,7 +100,7 @@ Result<void> show_elements(const OpenMap& outer, const Invocation& invocation, c
   std::optional<Failure> failure;
   std::set<std::string> seen;  // when a key is deleted under our hands, the walk begins again
   std::string key, next(outer.info.key_size, '\0');
-  for (bool more = true; more;) {
+  for (bool more = true; more && !stop_requests();) {
     int ret = ringbuf_map_get_next_key(outer.map.get(), key.empty() ? nullptr : key.data(), next.data());
     if (ret == -ENOENT) break;
     key = next;
