@@ -94,7 +94,7 @@ class Producer {
     const std::uint64_t pos = ring_.producer_pos_own();
     const std::uint64_t pending = advance_pending(pos);
     const std::uint64_t end = pos + total;
-    if (__builtin_expect(end - pending > ring_.mask() || (pos & 7) != 0, 0)) {
+    if (__builtin_expect(end - pending > ring_.mask(), 0)) {
       leave();
       return total > ring_.mask() ? lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why)  // 8 bytes always stay free
                                   : lose(RINGBUF_LOST_BUSY, EAGAIN, ret_why);
@@ -270,13 +270,11 @@ class Producer {
   }
 
   // Moves pending_pos over everything that is committed, as the kernel does in every reserve, and returns it. Headers are
-  // other producers' words: a stride that leaves the reserved region ends the walk. So is pending_pos: if it cannot be, the walk
-  // begins at the oldest record.
+  // other producers' words: a stride that leaves the reserved region ends the walk. So are the positions.
   std::uint64_t advance_pending(std::uint64_t pos) const noexcept {
     const std::uint64_t before = ring_.pending_pos();
+    if (__builtin_expect(pos - before > ring_.capacity() || ((pos | before) & 7) != 0, 0)) return mend_pending(pos);
     std::uint64_t pending = before;
-    if (__builtin_expect(pos - pending > ring_.capacity() || (pending & 7) != 0, 0)) pending = ring_.oldest_pos();
-    if (__builtin_expect(pos - pending > ring_.capacity() || (pending & 7) != 0, 0)) pending = pos;
     while (pending != pos) {
       const std::uint32_t len = ring_.header_len(pending);
       if (len & RINGBUF_BUSY_BIT) break;
@@ -285,6 +283,16 @@ class Producer {
       pending += step;
     }
     if (pending != before) ring_.set_pending_pos(pending);
+    return pending;
+  }
+
+  // Positions that cannot be. The next walk begins at the oldest record, or behind all; where no record can begin, nothing is
+  // free.
+  [[gnu::noinline, gnu::cold]] std::uint64_t mend_pending(std::uint64_t pos) const noexcept {
+    if ((pos & 7) != 0) return pos - ring_.capacity();
+    std::uint64_t pending = ring_.oldest_pos();
+    if (pos - pending > ring_.capacity() || (pending & 7) != 0) pending = pos;
+    ring_.set_pending_pos(pending);
     return pending;
   }
 
