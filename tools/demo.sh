@@ -23,7 +23,7 @@ fail() {
 case $# in
   0)
     say "1. Install what is missing, build"
-    "$top/tools/setup.sh"
+    "$top/tools/setup.sh" --build
     build="$top/build/dev"
     cd "$top"
     cmake --preset dev >/dev/null
