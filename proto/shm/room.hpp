@@ -17,8 +17,7 @@ class RoomWaiter {
   RoomWaiter(const RoomWaiter&) = delete;
 
   // As Producer::reserve; instead of EAGAIN or ENOSPC it blocks, at most timeout_ms (-1: for ever). Also ETIMEDOUT (a user ring:
-  // ENOSPC); EINTR: a signal was
-  // handled; EPERM: the attachment was inherited over fork, its slot is the parent's.
+  // ENOSPC); EINTR: a signal was handled; EPERM: the attachment was inherited over fork, its slot is the parent's.
   void* reserve(std::uint64_t size, int timeout_ms) noexcept;
 
  private:
