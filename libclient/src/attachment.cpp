@@ -25,6 +25,7 @@ int Attachment::map_memory(int c_fd, int p_fd, const shm::RingSpec& spec) {
   if (!mapping) return api_fail(mapping.error());
   mapping_ = std::move(*mapping);
   view_ = mapping_.view();
+  view_.robust = embedded_ != nullptr;  // who shares it descends from one process, in one pid namespace
   view_.ring_flags = spec.ring_flags;
   view_.map_type = spec.map_type;
   view_.map_flags = spec.map_flags;

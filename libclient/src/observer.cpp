@@ -44,7 +44,7 @@ int ringbuf_observer_stats(ringbuf_observer* observer, ringbuf_stats* ret_stats,
   s.wakeups = ring.wakeups();
   s.waiting = ring.waiting();
   s.room_waiters = ring.room_waiters();
-  s.owner_tid = static_cast<std::uint32_t>(ring.owner());
+  s.owner_tid = ring.owner_tid();
   std::memset(ret_stats, 0, size);
   std::memcpy(ret_stats, &s, std::min(size, sizeof s));
   return 0;

@@ -561,7 +561,7 @@ TEST_F(ProducerTest, AnOwnerThatNeverLeavesCostsOnePatienceAndThenFailsAtOnce) {
   ring_.producer_page().owner = std::uint64_t{2} << 32 | 0x3fffffff;  // a thread that nobody has
   const std::uint64_t begin = now_ns();
   expect_reserve_fails(8, EBUSY);
-  EXPECT_GE(now_ns() - begin, Producer::kOwnerPatienceNs);
+  EXPECT_GE(now_ns() - begin, Section::kPatienceNs);
   EXPECT_EQ(lost(RINGBUF_LOST_LOCK), 1u);
   // A thousand more would take four minutes if each waited again: the test's time limit would end them.
   for (int i = 0; i < 1000; ++i) expect_reserve_fails(8, EBUSY);
@@ -578,7 +578,7 @@ TEST_F(ProducerTest, AStuckOwnerOfOneRingIsNoVerdictOnAnother) {
   const std::uint64_t begin = now_ns();
   EXPECT_EQ(other.producer().reserve(8, 0), nullptr);
   EXPECT_EQ(errno, EBUSY);
-  EXPECT_GE(now_ns() - begin, Producer::kOwnerPatienceNs);
+  EXPECT_GE(now_ns() - begin, Section::kPatienceNs);
 }
 
 TEST_F(ProducerTest, AWaiterSleepsOnTheFutexUntilTheOwnerLeaves) {

@@ -55,6 +55,8 @@ class TestRing {
     wait_ = make_wait();
   }
 
+  std::uint32_t robust = 1;  // of the producers made from now on: all tests share one pid namespace
+
   const shm::RingMemory& memory() const { return memory_; }
   // Another view of the same memory, as another process would have.
   Mapping map(Mapping::Access c, Mapping::Access p) const {
@@ -68,6 +70,7 @@ class TestRing {
   ringbuf_view producer_view(const Mapping& m, std::uint32_t slot) const {
     ringbuf_view v = view_of(m);
     v.slot = slot;
+    v.robust = robust;
     v.signal_fd = signals_.at(slot - 1).get();
     return v;
   }

@@ -307,7 +307,7 @@ struct ringbuf_stats {
   uint64_t lost[RINGBUF_LOST_REASONS];             /* failed reservations, by enum ringbuf_lost */
   uint64_t records, bytes, wakeups;                /* consumed, ever; times that a sleeping consumer was woken */
   uint64_t waiting;                                /* consumers asleep, plus epoll descriptors handed out */
-  uint32_t room_waiters, owner_tid;                /* producers asleep; who is inside reserve at this instant, 0 = nobody */
+  uint32_t room_waiters, owner_tid;                /* producers that wait; who is inside reserve at this instant, 0 = nobody */
   uint64_t overwritten_records, overwritten_bytes; /* overwrite mode: made room for others, consumed or not; payload bytes */
   uint64_t missed_records, missed_bytes;           /* overwrite mode: of these, what consumers found gone */
 };

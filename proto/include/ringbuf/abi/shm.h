@@ -95,15 +95,27 @@ struct ringbuf_producer_page {
   uint64_t pending_pos;   /* +8, as in the kernel: everything before it is committed */
   uint64_t overwrite_pos; /* +16, as in Linux 6.19: overwrite mode: the oldest record that is left; else 0 */
   uint64_t pad0[5];
-  uint64_t owner;      /* +64: who is inside reserve: low half its thread id (a futex word), high half its slot; 0 = nobody */
+  uint64_t owner;      /* +64: who is inside reserve, see below; 0 = nobody */
   uint64_t cached_pos; /* +72: the newest consumer_pos that a producer has seen, or overwrite_pos; belongs to the owner */
   struct ringbuf_overwritten overwritten[2]; /* +80: overwrite mode: of overwrite_pos, and of the one before or after it */
   uint64_t lost[RINGBUF_LOST_REASONS];       /* +128: reservations that failed, by reason */
   uint64_t pad2[4];
-  uint32_t room_waiters; /* +192: threads that wait for room; may be too high after a death, never too low */
+  uint32_t room_waiters; /* +192: attachments that wait for room, as `need` says; may be too high after a death, never too low */
   uint32_t slot_limit;   /* +196: one more than the highest slot that was ever used; only grows */
   uint32_t pad3[14];
 };
+
+/* The owner word. Its low half is a robust futex word (get_robust_list(2)): where thread ids are unique, the kernel replaces the
+ * id of a thread that ends by DIED, and the next one may take the word over. FOREIGN keeps the kernel's hands off the words of
+ * threads whose ids another pid namespace gave.
+ *
+ *    63                 32 31 30 29 28                  0
+ *   +---------------------+--+--+--+---------------------+
+ *   |        slot         |  |D |F |      thread id      |
+ *   +---------------------+--+--+--+---------------------+
+ */
+#define RINGBUF_OWNER_DIED (1u << 30)    /* FUTEX_OWNER_DIED; the thread id is 0 then */
+#define RINGBUF_OWNER_FOREIGN (1u << 29) /* inside FUTEX_TID_MASK, above every thread id */
 
 /* One producer attachment. What slots say is advice; the daemon's own table is the truth. */
 struct ringbuf_slot {
@@ -186,6 +198,8 @@ struct ringbuf_view {
   uint32_t map_type;
   uint32_t map_flags;
   unsigned char* copy; /* consumers in overwrite mode: N bytes of their own */
+  uint32_t robust;     /* producers: 1 = the owner word may be put on the threads' robust lists */
+  uint32_t reserved;
 };
 
 #ifdef __cplusplus

@@ -5,10 +5,6 @@
 // consumer writes.
 #pragma once
 
-#include <linux/futex.h>
-#include <pthread.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ringbuf/shm/ring.hpp"
+#include "ringbuf/shm/owner.hpp"
 
 // The kernel's flag values.
 #ifndef RINGBUF_NO_WAKEUP
@@ -31,46 +27,14 @@
 
 namespace ringbuf::shm {
 
-// What a thread remembers between reservations. `stuck_*`: the owner that it has waited for in vain, and where.
-struct ThreadState {
-  std::uint32_t tid;
-  bool inside;  // single-producer mode: this thread is inside reserve
-  const void* stuck_ring;
-  std::uint64_t stuck_owner;
-  std::uint64_t stuck_pos;
-};
-__attribute__((tls_model("initial-exec"))) inline constinit thread_local ThreadState tls{};
-
-// When the program is loaded: a thread that did it at its first reservation could be caught in the middle by another's fork.
-inline const int forget_tid_in_child = ::pthread_atfork(nullptr, nullptr, [] { tls = ThreadState{}; });
-
-[[gnu::noinline, gnu::cold]] inline std::uint32_t learn_tid() noexcept {
-  return tls.tid = static_cast<std::uint32_t>(::syscall(SYS_gettid));
-}
-
-inline std::uint64_t now_ns() noexcept {
-  timespec t;
-  ::clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<std::uint64_t>(t.tv_sec) * 1000000000u + static_cast<std::uint64_t>(t.tv_nsec);
-}
-
-// Sleeps while *word == value, at most for timeout_ns. Returns for any reason; callers look again.
-inline int futex_wait(std::uint32_t* word, std::uint32_t value, std::uint64_t timeout_ns) noexcept {
-  const timespec t{static_cast<time_t>(timeout_ns / 1000000000u), static_cast<long>(timeout_ns % 1000000000u)};
-  return static_cast<int>(::syscall(SYS_futex, word, FUTEX_WAIT, value, &t, nullptr, 0));
-}
-inline void futex_wake_all(std::uint32_t* word) noexcept {
-  ::syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
-}
-
 class Producer {
  public:
-  static constexpr std::uint64_t kOwnerPatienceNs = 250'000'000;  // the kernel's resilient lock
-  static constexpr std::uint64_t kClaimBytes = 1024;              // measured, see claim_ahead
+  static constexpr std::uint64_t kClaimBytes = 1024;  // measured, see claim_ahead
 
   Producer() = default;
   explicit Producer(const ringbuf_view& v)
       : ring_(v),
+        id_(Section::id(v.slot, v.robust)),
         slot_(v.slot),
         page_shift_(v.page_shift),
         signal_fd_(v.signal_fd),
@@ -90,12 +54,13 @@ class Producer {
     const std::uint64_t total = stride(size);
     if (__builtin_expect(size > RINGBUF_MAX_RECORD_SIZE || total > ring_.capacity(), 0))
       return lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why);
-    if (__builtin_expect(!enter(), 0)) return lose(RINGBUF_LOST_LOCK, errno, ret_why);
+    Section section;
+    if (__builtin_expect(!section.enter(ring_, single_, id_), 0)) return lose(RINGBUF_LOST_LOCK, errno, ret_why);
     const std::uint64_t pos = ring_.producer_pos_own();
     const std::uint64_t pending = advance_pending(pos);
     const std::uint64_t end = pos + total;
     if (__builtin_expect(end - pending > ring_.mask(), 0)) {
-      leave();
+      section.leave(ring_, single_);
       return total > ring_.mask() ? lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why)  // 8 bytes always stay free
                                   : lose(RINGBUF_LOST_BUSY, EAGAIN, ret_why);
     }
@@ -106,7 +71,7 @@ class Producer {
         const std::uint64_t consumed = ring_.consumer_pos();  // untrusted: read once
         ring_.set_cached_pos(consumed);
         if (end - consumed > ring_.mask()) {
-          leave();
+          section.leave(ring_, single_);
           return lose(RINGBUF_LOST_FULL, EAGAIN, ret_why);
         }
       }
@@ -115,7 +80,7 @@ class Producer {
                        who(offset(pos, ring_.mask()), page_shift_, slot_));
     ring_.publish_producer_pos(end);
     claim_ahead(pos, end, pending);
-    leave();
+    section.leave(ring_, single_);
     return ring_.at(pos) + RINGBUF_HEADER_SIZE;
   }
 
@@ -165,15 +130,16 @@ class Producer {
   [[gnu::noinline]] void* reserve_user(std::uint64_t size, ringbuf_lost* ret_why) const noexcept {
     const std::uint64_t total = stride(size);
     if (size > RINGBUF_MAX_DYNPTR_SIZE || total > ring_.capacity()) return lose(RINGBUF_LOST_TOO_BIG, E2BIG, ret_why);
-    if (!enter()) return lose(RINGBUF_LOST_LOCK, errno, ret_why);
+    Section section;
+    if (!section.enter(ring_, single_, id_)) return lose(RINGBUF_LOST_LOCK, errno, ret_why);
     const std::uint64_t pos = ring_.producer_pos_own();
     if (pos + total - ring_.consumer_pos() > ring_.capacity() || (pos & 7) != 0) {  // untrusted: read once
-      leave();
+      section.leave(ring_, single_);
       return lose(RINGBUF_LOST_FULL, ENOSPC, ret_why);
     }
     ring_.write_header(pos, static_cast<std::uint32_t>(size) | RINGBUF_BUSY_BIT, 0);
     ring_.publish_producer_pos(pos + total);
-    leave();
+    section.leave(ring_, single_);
     return ring_.at(pos) + RINGBUF_HEADER_SIZE;
   }
 
@@ -194,7 +160,8 @@ class Producer {
       ++records;
       bytes += size;
     }
-    ring_.publish_overwrite_pos(pos, records, bytes);
+    // Where an owner died between these two, nothing is to be published again.
+    if (pos != ring_.overwrite_pos()) ring_.publish_overwrite_pos(pos, records, bytes);
     ring_.set_cached_pos(pos);
   }
 
@@ -217,56 +184,6 @@ class Producer {
     if (ret_why) *ret_why = why;
     else ring_.count_lost(slot_, why);
     return fail(err);
-  }
-
-  bool enter() const noexcept {
-    if (single_) {
-      if (tls.inside) return fail(EDEADLK);
-      tls.inside = true;
-      Ring::signal_fence();
-      return true;
-    }
-    const std::uint32_t tid = tls.tid ? tls.tid : learn_tid();
-    const std::uint64_t me = std::uint64_t{slot_} << 32 | tid;
-    if (__builtin_expect(ring_.try_own(me), 1)) return true;
-    return enter_slow(me);
-  }
-  void leave() const noexcept {
-    if (single_) {
-      Ring::signal_fence();
-      tls.inside = false;
-    } else {
-      ring_.disown();
-    }
-  }
-
-  // Somebody else is inside. Spins a little, then sleeps in short slices: nobody wakes us, so that leaving stays one plain
-  // store. While an owner that was waited for in vain has not moved, later reservations of this thread only spin.
-  [[gnu::noinline, gnu::cold]] bool enter_slow(std::uint64_t me) const noexcept {
-    std::uint64_t owner = ring_.owner();
-    if (owner == me) return fail(EDEADLK);
-    for (unsigned spins = 1; spins <= 256; spins *= 2) {
-      for (unsigned i = 0; i < spins; ++i) cpu_relax();
-      if (ring_.owner() == 0 && ring_.try_own(me)) return true;
-    }
-    owner = ring_.owner();
-    if (owner != 0 && owner == tls.stuck_owner && tls.stuck_ring == ring_.owner_futex() &&
-        ring_.producer_pos_own() == tls.stuck_pos)
-      return fail(EBUSY);
-    const std::uint64_t begin = now_ns();
-    for (std::uint64_t slice = 20'000;; slice = slice < 1'000'000 ? slice * 2 : slice) {
-      owner = ring_.owner();
-      if (owner == 0) {
-        if (ring_.try_own(me)) return true;
-        continue;
-      }
-      if (now_ns() - begin >= kOwnerPatienceNs) break;
-      futex_wait(ring_.owner_futex(), static_cast<std::uint32_t>(owner), slice);
-    }
-    tls.stuck_ring = ring_.owner_futex();
-    tls.stuck_owner = owner;
-    tls.stuck_pos = ring_.producer_pos_own();
-    return fail(EBUSY);
   }
 
   // Moves pending_pos over everything that is committed, as the kernel does in every reserve, and returns it. Headers are
@@ -308,6 +225,7 @@ class Producer {
   }
 
   Ring ring_;
+  std::uint64_t id_ = 0;  // in the owner word, without the thread's
   std::uint32_t slot_ = 0;
   std::uint32_t page_shift_ = 12;
   int signal_fd_ = -1;

@@ -95,10 +95,14 @@ class Ring {
     ref(p_->producer_pos).store(pos, std::memory_order_release);  // S2
   }
 
-  std::uint64_t pending_pos() const { return ref(p_->pending_pos).load(std::memory_order_relaxed); }             // S5
-  void set_pending_pos(std::uint64_t pos) const { ref(p_->pending_pos).store(pos, std::memory_order_relaxed); }  // S5
-  std::uint64_t cached_pos() const { return ref(p_->cached_pos).load(std::memory_order_relaxed); }               // S5
-  void set_cached_pos(std::uint64_t pos) const { ref(p_->cached_pos).store(pos, std::memory_order_relaxed); }    // S5
+  std::uint64_t pending_pos() const { return ref(p_->pending_pos).load(std::memory_order_relaxed); }  // S5
+  // Before the bytes before `pos` are reused: a reaper that has seen new bytes must see this, too.
+  void set_pending_pos(std::uint64_t pos) const {
+    ref(p_->pending_pos).store(pos, std::memory_order_relaxed);  // S5
+    copy_fence(std::memory_order_release);                       // S5
+  }
+  std::uint64_t cached_pos() const { return ref(p_->cached_pos).load(std::memory_order_relaxed); }             // S5
+  void set_cached_pos(std::uint64_t pos) const { ref(p_->cached_pos).store(pos, std::memory_order_relaxed); }  // S5
 
   // --- record headers --------------------------------------------------------------------------------------------
   std::uint32_t header_len(std::uint64_t pos) const {
@@ -125,6 +129,16 @@ class Ring {
     ref(h->len).exchange(len, std::memory_order_seq_cst);  // S3 S4
   }
 
+  // By the reaper: both halves of a header at once, so that whose record it is belongs to what is written. False: it has changed.
+  std::uint64_t header_word(std::uint64_t pos) const {
+    return ref(*reinterpret_cast<std::uint64_t*>(at(pos))).load(std::memory_order_acquire);  // S5
+  }
+  bool discard_orphan(std::uint64_t pos, std::uint64_t seen) const {
+    const std::uint64_t discarded = (seen & ~std::uint64_t{RINGBUF_BUSY_BIT}) | RINGBUF_DISCARD_BIT;
+    return ref(*reinterpret_cast<std::uint64_t*>(at(pos)))
+        .compare_exchange_strong(seen, discarded, std::memory_order_seq_cst);  // S3 S4 S5
+  }
+
   // --- sleeping consumer (S4) --------------------------------------------------------------------------------------
   std::uint64_t waiting() const { return ref(c_->waiting).load(std::memory_order_seq_cst); }  // S4
   void add_waiting() const {
@@ -146,9 +160,19 @@ class Ring {
 
   // --- owner of the reservation ------------------------------------------------------------------------------------
   std::uint64_t owner() const { return ref(p_->owner).load(std::memory_order_relaxed); }  // S0: only to wait and to report
-  bool try_own(std::uint64_t me) const {
-    std::uint64_t expected = 0;
-    return ref(p_->owner).compare_exchange_strong(expected, me, std::memory_order_acquire, std::memory_order_relaxed);  // S5
+  // 0: nobody, or a thread that died there and whose id the kernel has taken out.
+  std::uint32_t owner_tid() const { return static_cast<std::uint32_t>(owner()) & (RINGBUF_OWNER_FOREIGN - 1); }
+  bool try_own(std::uint64_t me) const { return take_over(0, me); }
+  // From nobody (0), or from a thread that died inside: the kernel's store of DIED comes after all of that thread's.
+  bool take_over(std::uint64_t from, std::uint64_t me) const {
+    return ref(p_->owner).compare_exchange_strong(from, me, std::memory_order_acquire, std::memory_order_relaxed);  // S5
+  }
+  // By the reaper: takes the word from a slot whose process is dead. Its threads cannot leave any more, others may have taken it
+  // over meanwhile.
+  void disown_dead(std::uint32_t slot) const {
+    std::uint64_t owner = this->owner();
+    if (owner >> 32 == slot && static_cast<std::uint32_t>(owner) != 0)
+      ref(p_->owner).compare_exchange_strong(owner, 0, std::memory_order_acq_rel, std::memory_order_relaxed);  // S5
   }
   void disown() const { ref(p_->owner).store(0, std::memory_order_release); }  // S5
   std::uint32_t* owner_futex() const {
@@ -163,6 +187,15 @@ class Ring {
   std::uint64_t need(std::uint32_t slot) const { return ref(slots_[slot].need).load(std::memory_order_seq_cst); }  // S6
   void set_need(std::uint32_t slot, std::uint64_t need) const {
     ref(slots_[slot].need).exchange(need, std::memory_order_seq_cst);  // S6
+  }
+  // By the reaper: a dead slot's need, but not its turn, and then its share of room_waiters: killed in between, the daemon leaves
+  // the count too high, which does no harm, and never too low.
+  void clear_need(std::uint32_t slot) const {
+    const std::uint64_t need = ref(slots_[slot].need).fetch_and(~std::uint64_t{UINT32_MAX}, std::memory_order_seq_cst);  // S6
+    if ((need & UINT32_MAX) == 0) return;
+    std::uint32_t n = room_waiters();
+    while (n != 0 && !ref(p_->room_waiters).compare_exchange_weak(n, n - 1, std::memory_order_seq_cst)) {  // S6
+    }
   }
   std::uint32_t slot_limit() const { return ref(p_->slot_limit).load(std::memory_order_seq_cst); }  // S6
   void raise_slot_limit(std::uint32_t limit) const {
