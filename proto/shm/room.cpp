@@ -21,27 +21,28 @@ RoomWaiter::RoomWaiter(const Producer& producer)
     : producer_(producer), pid_(::getpid()), turn_(static_cast<std::uint32_t>(producer.ring().need(producer.slot()) >> 32)) {}
 
 void RoomWaiter::enlist(Waiter& w) {
-  producer_.ring().add_room_waiter();
   std::unique_lock lock(mutex_);
   w.next = waiters_;
   waiters_ = &w;
 }
 
 void RoomWaiter::delist(Waiter& w) {
-  {
-    std::unique_lock lock(mutex_);
-    Waiter** at = &waiters_;
-    while (*at != &w) at = &(*at)->next;
-    *at = w.next;
-    announce(lock);
-  }
-  producer_.ring().sub_room_waiter();
+  std::unique_lock lock(mutex_);
+  Waiter** at = &waiters_;
+  while (*at != &w) at = &(*at)->next;
+  *at = w.next;
+  announce(lock);
 }
 
 void RoomWaiter::announce(const std::unique_lock<std::mutex>&) {
   std::uint64_t least = 0;
   for (const Waiter* w = waiters_; w; w = w->next) least = least ? std::min(least, w->need) : w->need;
-  producer_.ring().set_need(producer_.slot(), least | std::uint64_t{++turn_} << 32);
+  const Ring& ring = producer_.ring();
+  const bool counted = announced_;
+  announced_ = least != 0;
+  if (announced_ && !counted) ring.add_room_waiter();
+  ring.set_need(producer_.slot(), least | std::uint64_t{++turn_} << 32);
+  if (!announced_ && counted) ring.sub_room_waiter();
 }
 
 // Each turn of the loop loads room_seq, announces, looks, and sleeps while room_seq is what it was: whoever tells our need after

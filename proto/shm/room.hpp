@@ -28,7 +28,9 @@ class RoomWaiter {
   void enlist(Waiter& w);
   void delist(Waiter& w);
   void* lost(int err, ringbuf_lost why) const noexcept;  // counts the reservation that is given up; always null, with errno
-  // Publishes the smallest need with a new turn, so that the consumer tells it even if it told the same need before.
+  // Publishes the smallest need with a new turn, so that the consumer tells it even if it told the same need before. While there
+  // is one, this attachment is one of room_waiters: counted before the need is set and until after it is cleared, so that who
+  // finds a dead slot's need may take its count back.
   void announce(const std::unique_lock<std::mutex>& held);
 
   const Producer producer_;
@@ -36,6 +38,7 @@ class RoomWaiter {
   std::mutex mutex_;
   Waiter* waiters_ = nullptr;  // guarded by mutex_
   std::uint32_t turn_;         // guarded by mutex_
+  bool announced_ = false;     // guarded by mutex_
 };
 
 }  // namespace ringbuf::shm
