@@ -67,10 +67,14 @@ Answer<Payload> hello(const Call& call) {
   return reply(out);
 }
 
+Answer<void> known_rights(unsigned wanted) {
+  if (!(wanted & ~RINGBUF_RIGHT_ALL)) return {};
+  return refuse(EINVAL, fmt::format("rights {:#x} has unknown bits; the known ones are {:#x}", wanted, RINGBUF_RIGHT_ALL));
+}
+
 // The rights that a new token gets.
 Answer<unsigned> grant(const Map& map, const Peer& peer, unsigned wanted) {
-  if (wanted & ~RINGBUF_RIGHT_ALL)
-    return refuse(EINVAL, fmt::format("rights {:#x} has unknown bits; the known ones are {:#x}", wanted, RINGBUF_RIGHT_ALL));
+  if (auto known = known_rights(wanted); !known) return tl::unexpected(known.error());
   const unsigned allowed = map.rights_of(peer);
   const unsigned missing = wanted ? wanted & ~allowed : allowed ? 0 : RINGBUF_RIGHT_ALL;
   if (missing)
@@ -444,8 +448,7 @@ Answer<Payload> map_get_fd_by_key(const Call& call) {
   if (!e) return tl::unexpected(e.error());
   if (e->req.flags != 0) return refuse(EINVAL, "flags must be 0 in this request");
   const unsigned wanted = e->req.rights;
-  if (wanted & ~RINGBUF_RIGHT_ALL)
-    return refuse(EINVAL, fmt::format("rights {:#x} has unknown bits; the known ones are {:#x}", wanted, RINGBUF_RIGHT_ALL));
+  if (auto known = known_rights(wanted); !known) return tl::unexpected(known.error());
   const Element* element = e->table.find(e->key());
   if (!element) return nothing_there(call);
   const unsigned allowed = inner_rights(*call.token, *element);
@@ -462,6 +465,20 @@ Answer<Payload> map_get_fd_by_key(const Call& call) {
   return out;
 }
 
+// The token is the capability: whoever holds one may give away less, without being allowed to open the map.
+Answer<Payload> map_narrow(const Call& call) {
+  const auto req = read<ringbuf_narrow_req>(call);
+  if (!req) return tl::unexpected(req.error());
+  const Token& token = *call.token;
+  if (req->rights == 0) return refuse(EINVAL, "rights must not be 0: a descriptor without any would be of no use");
+  if (auto known = known_rights(req->rights); !known) return tl::unexpected(known.error());
+  if (const unsigned missing = req->rights & ~token.rights)
+    return refuse(EACCES,
+                  fmt::format("this descriptor of {} does not carry {}, only {}; narrowing takes rights away and adds none",
+                              token.map->label(), wire::rights_name(missing), wire::rights_name(token.rights)));
+  return token_reply(call, token.map, req->rights);
+}
+
 struct Command {
   Answer<Payload> (*run)(const Call&);
   unsigned tokens;     // map descriptors that it needs
@@ -469,7 +486,7 @@ struct Command {
 };
 
 // By enum ringbuf_cmd.
-constexpr std::array<Command, 19> kCommands{{{nullptr, 0},
+constexpr std::array<Command, 20> kCommands{{{nullptr, 0},
                                              {hello, 0},
                                              {map_create, 0, 1},
                                              {map_get_next_id, 0},
@@ -487,8 +504,9 @@ constexpr std::array<Command, 19> kCommands{{{nullptr, 0},
                                              {map_update_elem, 1, 1},
                                              {map_delete_elem, 1},
                                              {map_get_next_key, 1},
-                                             {map_get_fd_by_key, 1}}};
-static_assert(kCommands.size() == RINGBUF_MAP_GET_FD_BY_KEY + 1);
+                                             {map_get_fd_by_key, 1},
+                                             {map_narrow, 1}}};
+static_assert(kCommands.size() == RINGBUF_MAP_NARROW + 1);
 
 constexpr std::array kCounts{"no descriptor", "one map descriptor", "two map descriptors"};
 

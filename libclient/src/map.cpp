@@ -11,12 +11,12 @@ namespace {
 
 // A request that answers with a token becomes a map.
 template <class Req>
-int open_map(ringbuf_session* session, ringbuf_cmd cmd, const Req& req, ringbuf_map** ret_map, int inner_fd = -1) {
+int open_map(const std::shared_ptr<Session>& session, ringbuf_cmd cmd, const Req& req, ringbuf_map** ret_map, int fd = -1) {
   auto map = std::make_unique<ringbuf_map>();
-  map->session = session->impl;
+  map->session = session;
   ringbuf_map_id_reply reply{};
   std::vector<UniqueFd> fds;
-  if (int r = map->session->ask(cmd, req, inner_fd, &reply, 1, &fds); r < 0) return r;
+  if (int r = session->ask(cmd, req, fd, &reply, 1, &fds); r < 0) return r;
   map->token = std::move(fds[0]);
   map->map_type = reply.map_type;
   map->key_size = reply.key_size;
@@ -105,7 +105,7 @@ int ringbuf_map_create(ringbuf_session* session, const char* name, uint32_t max_
     if (session) {
       const ringbuf_map* inner = shm::is_map_of_maps(req.map_type) ? o.inner_map : nullptr;  // rings: ignored, as by the kernel
       if (inner && !inner->session) return no_daemon("an inner map");
-      return open_map(session, RINGBUF_MAP_CREATE, req, ret_map, ringbuf_map_fd(inner));
+      return open_map(session->impl, RINGBUF_MAP_CREATE, req, ret_map, ringbuf_map_fd(inner));
     }
     if (shm::is_map_of_maps(req.map_type)) return no_daemon("a map of maps");
     return create_embedded(name ? name : "", req, ret_map);
@@ -115,7 +115,7 @@ int ringbuf_map_create(ringbuf_session* session, const char* name, uint32_t max_
 int ringbuf_map_open_id(ringbuf_session* session, uint32_t id, uint32_t rights, ringbuf_map** ret_map) {
   if (!session) return no_daemon("opening a map by id");
   if (!ret_map) return api_fail(EINVAL, "ret_map is NULL");
-  return guarded([&] { return open_map(session, RINGBUF_MAP_GET_FD_BY_ID, ringbuf_fd_by_id_req{id, rights}, ret_map); });
+  return guarded([&] { return open_map(session->impl, RINGBUF_MAP_GET_FD_BY_ID, ringbuf_fd_by_id_req{id, rights}, ret_map); });
 }
 
 int ringbuf_map_open_name(ringbuf_session* session, const char* name, uint32_t rights, ringbuf_map** ret_map) {
@@ -125,7 +125,7 @@ int ringbuf_map_open_name(ringbuf_session* session, const char* name, uint32_t r
     ringbuf_fd_by_name_req req{};
     req.rights = rights;
     if (auto ok = wire::encode_name(name, req.name); !ok) return api_fail(EINVAL, wire::name_error(name));
-    return open_map(session, RINGBUF_MAP_GET_FD_BY_NAME, req, ret_map);
+    return open_map(session->impl, RINGBUF_MAP_GET_FD_BY_NAME, req, ret_map);
   });
 }
 
@@ -136,7 +136,7 @@ int ringbuf_map_open_pinned(ringbuf_session* session, const char* path, uint32_t
     ringbuf_path_req req{};
     req.rights = rights;
     if (int r = path_request(path, &req); r < 0) return r;
-    return open_map(session, RINGBUF_OBJ_GET, req, ret_map);
+    return open_map(session->impl, RINGBUF_OBJ_GET, req, ret_map);
   });
 }
 
@@ -154,6 +154,14 @@ int ringbuf_map_from_fd(ringbuf_session* session, int fd, ringbuf_map** ret_map)
     map->key_size = info.key_size;
     *ret_map = map.release();
     return 0;
+  });
+}
+
+int ringbuf_map_narrow(ringbuf_map* map, uint32_t rights, ringbuf_map** ret_map) {
+  if (!map || !ret_map) return api_fail(EINVAL, "map or ret_map is NULL");
+  if (!map->session) return no_daemon("narrowing a map");
+  return guarded([&] {
+    return open_map(map->session, RINGBUF_MAP_NARROW, ringbuf_narrow_req{rights, 0}, ret_map, map->token.get());
   });
 }
 

@@ -129,7 +129,8 @@ const char* command_name(unsigned cmd) {
                               "MAP_UPDATE_ELEM",
                               "MAP_DELETE_ELEM",
                               "MAP_GET_NEXT_KEY",
-                              "MAP_GET_FD_BY_KEY"};
+                              "MAP_GET_FD_BY_KEY",
+                              "MAP_NARROW"};
   return cmd < kNames.size() ? kNames[cmd] : "?";
 }
 

@@ -182,6 +182,7 @@ class Client {
   Reply pin(std::string_view path, int token) { return call(RINGBUF_OBJ_PIN, path_req(path), {token}); }
   Reply unpin(std::string_view path) { return call(RINGBUF_OBJ_UNPIN, path_req(path)); }
   Reply get(std::string_view path, unsigned rights = 0) { return call(RINGBUF_OBJ_GET, path_req(path, rights)); }
+  Reply narrow(int token, unsigned rights) { return call(RINGBUF_MAP_NARROW, ringbuf_narrow_req{rights, 0}, {token}); }
   Reply info(int token) { return call(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {token}); }
   Reply attach(int token, unsigned role) { return call(RINGBUF_ATTACH, ringbuf_attach_req{role, 0}, {token}); }
   Reply detach(std::uint32_t attachment) { return call(RINGBUF_DETACH, ringbuf_detach_req{attachment, 0}); }

@@ -136,12 +136,13 @@ TEST_F(ProtocolTest, ReservedFieldsMustBeZero) {
   EXPECT_EQ(client.call(RINGBUF_MAP_GET_ATTACHMENT, ringbuf_index_req{0, 1}, {token}).err(), EINVAL);
   EXPECT_EQ(client.call(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_PRODUCER, 1}, {token}).err(), EINVAL);
   EXPECT_EQ(client.call(RINGBUF_DETACH, ringbuf_detach_req{1, 1}).err(), EINVAL);
+  EXPECT_EQ(client.call(RINGBUF_MAP_NARROW, ringbuf_narrow_req{1, 1}, {token}).err(), EINVAL);
   EXPECT_EQ(client.call(RINGBUF_OBJ_GET_INFO_BY_FD, std::array<char, 8>{1}, {token}).err(), E2BIG);
 }
 
 TEST_F(ProtocolTest, UnknownCommandsAreAnswered) {
   Client client(daemon);
-  for (const unsigned cmd : {0u, 19u, 999u, 65535u}) EXPECT_EQ(client.call(cmd, Client::spec()).err(), EOPNOTSUPP) << cmd;
+  for (const unsigned cmd : {0u, 20u, 999u, 65535u}) EXPECT_EQ(client.call(cmd, Client::spec()).err(), EOPNOTSUPP) << cmd;
   EXPECT_EQ(client.create().err(), 0);
 }
 

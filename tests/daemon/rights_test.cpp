@@ -128,6 +128,69 @@ TEST_F(RightsTest, AttachNeedsTheTokensRightAndNotTheUids) {
   EXPECT_EQ(as_user(1002, 1002, {}, [&] { return Client(daemon).attach(produce.fds.at(0).get(), RINGBUF_PRODUCER).err(); }), 0);
 }
 
+TEST_F(RightsTest, NarrowingTakesAwayAndAddsNothing) {
+  Client client(daemon);
+  const auto made = client.create();
+  const auto id = made.as<ringbuf_map_id_reply>().id;
+  for (unsigned held = 1; held <= RINGBUF_RIGHT_ALL; ++held) {
+    const auto token = client.narrow(made.fds.at(0).get(), held);
+    ASSERT_EQ(token.err(), 0) << token.text;
+    for (unsigned wanted = 0; wanted <= RINGBUF_RIGHT_ALL + 1; ++wanted) {
+      const auto r = client.narrow(token.fds.at(0).get(), wanted);
+      if (wanted == 0 || wanted > RINGBUF_RIGHT_ALL) {
+        EXPECT_EQ(r.err(), EINVAL) << wanted;
+      } else if (const unsigned missing = wanted & ~held) {
+        EXPECT_EQ(r.err(), EACCES) << held << " to " << wanted;
+        EXPECT_TRUE(r.fds.empty());
+        EXPECT_EQ(r.text,
+                  fmt::format("this descriptor of map {} 'events' does not carry {}, only {}; narrowing takes rights away "
+                              "and adds none",
+                              id, wire::rights_name(missing), wire::rights_name(held)));
+      } else {
+        const auto reply = r.as<ringbuf_map_id_reply>();
+        EXPECT_EQ(reply.id, id);
+        EXPECT_EQ(reply.rights, wanted);
+        EXPECT_EQ(reply.map_type, 27u);
+        const auto info = client.info(r.fds.at(0).get()).as<ringbuf_map_info>();
+        EXPECT_EQ(info.rights, wanted) << "what the token really carries";
+        EXPECT_EQ(info.tokens, 3u);
+      }
+    }
+  }
+  EXPECT_EQ(client.info(made.fds.at(0).get()).as<ringbuf_map_info>().rights, RINGBUF_RIGHT_ALL) << "the one sent stays";
+}
+
+TEST_F(RightsTest, ANarrowedTokenIsAReferenceOfItsOwn) {
+  Client client(daemon);
+  auto made = client.create();
+  auto narrow = client.narrow(made.fds.at(0).get(), O);
+  made.fds.clear();
+  EXPECT_EQ(client.info(narrow.fds.at(0).get()).as<ringbuf_map_info>().tokens, 1u);
+  EXPECT_EQ(client.attach(narrow.fds.at(0).get(), RINGBUF_OBSERVER).err(), 0);
+  EXPECT_EQ(client.attach(narrow.fds.at(0).get(), RINGBUF_PRODUCER).err(), EACCES);
+  EXPECT_EQ(client.narrow(client.fd(), O).err(), EINVAL) << "not a map's";
+}
+
+// Whoever holds a token may narrow it, and pays for the new one.
+TEST(RightsNarrow, NeedsNoRightByUidAndCountsForTheCaller) {
+  RINGBUF_NEEDS_ROOT();
+  FdLeakGuard leaks;
+  daemon::Limits limits = daemon::kDefaultLimits;
+  limits[static_cast<std::size_t>(daemon::Resource::Tokens)].per_uid = 2;
+  InProcessDaemon daemon(limits);
+  Client root(daemon);
+  const auto made = root.create();  // 0600
+  EXPECT_EQ(as_user(1002, 1002, {},
+                    [&] {
+                      Client c(daemon);
+                      if (c.by_id(made.as<ringbuf_map_id_reply>().id).err() != EACCES) return 1;
+                      const auto one = c.narrow(made.fds.at(0).get(), P | O), two = c.narrow(one.fds.at(0).get(), P);
+                      if (two.as<ringbuf_map_id_reply>().rights != P) return 2;
+                      return c.narrow(two.fds.at(0).get(), P).err() == EDQUOT ? 0 : 3;
+                    }),
+            0);
+}
+
 // Another uid must not turn a read-only descriptor into a writable one.
 TEST_F(RightsTest, ReadOnlyStaysReadOnly) {
   RINGBUF_NEEDS_ROOT();

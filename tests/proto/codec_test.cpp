@@ -75,6 +75,7 @@ TEST(Codec, StructsHaveNoPaddingAndFixedSizes) {
   EXPECT_EQ(sizeof(ringbuf_map_create_req), 56u);
   EXPECT_EQ(sizeof(ringbuf_map_info), 96u);
   EXPECT_EQ(sizeof(ringbuf_map_id_reply), 16u);
+  EXPECT_EQ(sizeof(ringbuf_narrow_req), 8u);
   EXPECT_EQ(sizeof(ringbuf_elem_req), 528u);
   EXPECT_EQ(sizeof(ringbuf_elem_reply), 24u);
   EXPECT_EQ(sizeof(ringbuf_key_reply), 520u);
@@ -232,6 +233,7 @@ TEST(CodecNames, CodesHaveTheNamesOfTheAbi) {
   EXPECT_STREQ(command_name(RINGBUF_MAP_DELETE_ELEM), "MAP_DELETE_ELEM");
   EXPECT_STREQ(command_name(RINGBUF_MAP_GET_NEXT_KEY), "MAP_GET_NEXT_KEY");
   EXPECT_STREQ(command_name(RINGBUF_MAP_GET_FD_BY_KEY), "MAP_GET_FD_BY_KEY");
+  EXPECT_STREQ(command_name(RINGBUF_MAP_NARROW), "MAP_NARROW");
   EXPECT_STREQ(role_name(RINGBUF_PRODUCER), "producer");
   EXPECT_STREQ(role_name(RINGBUF_CONSUMER), "consumer");
   EXPECT_STREQ(role_name(RINGBUF_OBSERVER), "observer");

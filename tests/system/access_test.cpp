@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "daemon_process.hpp"
+#include "ringbuf/ringbuf.hpp"
 
 using namespace ringbuf::test;
 
@@ -382,6 +383,56 @@ TEST_F(OtherUser, ANarrowTokenStaysNarrow) {
   EXPECT_EQ(ringbuf_consumer_attach(narrow.get(), nullptr, nullptr, &consumer), -EACCES);
   EXPECT_EQ(ringbuf_map_pin(narrow.get(), "/x"), -EPERM);
   observer_of(narrow);
+}
+
+TEST_F(OtherUser, AStrangerIsGivenLessByNarrowing) {
+  const auto map = create_map(session, "private");
+  ringbuf_map* raw = nullptr;
+  ASSERT_EQ(ringbuf_map_narrow(map.get(), RINGBUF_RIGHT_PRODUCE | RINGBUF_RIGHT_OBSERVE, &raw), 0) << ringbuf_last_error();
+  const MapPtr narrow(raw);
+  FdChannel channel;
+  channel.send(ringbuf_map_fd(narrow.get()));
+  EXPECT_EQ(elsewhere(
+                [&] {
+                  const auto own = daemon.connect();
+                  const int fd = channel.receive();
+                  ringbuf_map* received = nullptr;
+                  CHILD_CHECK(ringbuf_map_from_fd(own.get(), fd, &received) == 0);
+                  ::close(fd);
+                  const MapPtr owned(received);
+                  ringbuf_map* again = nullptr;
+                  CHILD_CHECK(ringbuf_map_narrow(received, RINGBUF_RIGHT_ALL, &again) == -EACCES);
+                  CHILD_CHECK(std::string(ringbuf_last_error()).find("consume, manage") != std::string::npos);
+                  CHILD_CHECK(ringbuf_map_narrow(received, RINGBUF_RIGHT_PRODUCE, &again) == 0);
+                  const MapPtr producing(again);
+                  ringbuf_observer* observer = nullptr;
+                  CHILD_CHECK(ringbuf_observer_attach(again, &observer) == -EACCES);
+                  CHILD_CHECK(put(producer_of(producing), "by a narrow token") == 0);
+                  return 0;
+                },
+                kStranger),
+            0);
+  Gather got;
+  EXPECT_EQ(ringbuf_consume(consumer_of(map, Gather::call, &got).get()), 1);
+}
+
+TEST_F(Access, NarrowingThroughTheLibraryIsRefusedWithASentence) {
+  const auto map = create_map(session, "narrow");
+  ringbuf_map* none = nullptr;
+  EXPECT_EQ(ringbuf_map_narrow(nullptr, 1, &none), -EINVAL);
+  EXPECT_EQ(ringbuf_map_narrow(map.get(), 1, nullptr), -EINVAL);
+  EXPECT_EQ(ringbuf_map_narrow(map.get(), 0, &none), -EINVAL);
+  EXPECT_EQ(ringbuf_map_narrow(map.get(), 0x10, &none), -EINVAL);
+  ASSERT_EQ(ringbuf_map_create(nullptr, "embedded", 4096, nullptr, &none), 0);
+  const MapPtr embedded(std::exchange(none, nullptr));
+  EXPECT_EQ(ringbuf_map_narrow(embedded.get(), RINGBUF_RIGHT_PRODUCE, &none), -EOPNOTSUPP);
+  EXPECT_EQ(none, nullptr);
+  auto own = ringbuf::Session::connect(daemon.socket().c_str());
+  const auto wide = ringbuf::Map::open_id(*own, info_of(map).id);
+  const auto observing = wide->narrow(RINGBUF_RIGHT_OBSERVE);
+  ASSERT_TRUE(observing.has_value());
+  EXPECT_EQ(observing->info()->rights, RINGBUF_RIGHT_OBSERVE);
+  EXPECT_EQ(observing->narrow(RINGBUF_RIGHT_ALL).error().err, EACCES);
 }
 
 // A stranger's read-only descriptors cannot be reopened for writing.

@@ -121,6 +121,11 @@ int ringbuf_map_open_pinned(struct ringbuf_session* session, const char* path, u
 /** A map from a descriptor of ringbuf_map_fd() that was received or inherited; `fd` is duplicated.
  * @return 0; -EINVAL not a map's; -EBADF */
 int ringbuf_map_from_fd(struct ringbuf_session* session, int fd, struct ringbuf_map** ret_map);
+/** The same map by a new descriptor with fewer rights, to be given away (ringbuf_map_fd). Whoever holds a descriptor may narrow
+ * it, whether or not the map's mode would let it open the map.
+ * @param rights  RINGBUF_RIGHT_*: some of those that `map` has, see ringbuf_map_get_info
+ * @return 0; -EACCES `map` does not have all of them; -EINVAL 0 or unknown bits; -EDQUOT, -ENOSPC; -EOPNOTSUPP embedded */
+int ringbuf_map_narrow(struct ringbuf_map* map, uint32_t rights, struct ringbuf_map** ret_map);
 /** Smallest id above `start_id` of a map that the caller may open: BPF_MAP_GET_NEXT_ID. @return 0; -ENOENT none */
 int ringbuf_map_next_id(struct ringbuf_session* session, uint32_t start_id, uint32_t* ret_id);
 

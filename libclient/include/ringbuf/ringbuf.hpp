@@ -106,6 +106,11 @@ class Map {
     return detail::own<Map, ringbuf_map>([&](auto** h) { return ringbuf_map_from_fd(session.get(), fd, h); });
   }
 
+  // The same map with fewer rights, to be given away.
+  Expected<Map> narrow(std::uint32_t rights) const {
+    return detail::own<Map, ringbuf_map>([&](auto** h) { return ringbuf_map_narrow(get(), rights, h); });
+  }
+
   ringbuf_map* get() const { return handle_.get(); }
   int fd() const { return ringbuf_map_fd(get()); }
   Expected<int> pin(const char* path) { return detail::checked(ringbuf_map_pin(get(), path)); }

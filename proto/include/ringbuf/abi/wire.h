@@ -47,7 +47,8 @@ enum ringbuf_cmd {
   RINGBUF_MAP_UPDATE_ELEM = 15,    /*          token, inner token -> -                                 */
   RINGBUF_MAP_DELETE_ELEM = 16,    /*                       token -> -                                 */
   RINGBUF_MAP_GET_NEXT_KEY = 17,   /*                       token -> -                                 */
-  RINGBUF_MAP_GET_FD_BY_KEY = 18   /* ours                  token -> inner token                       */
+  RINGBUF_MAP_GET_FD_BY_KEY = 18,  /* ours                  token -> inner token                       */
+  RINGBUF_MAP_NARROW = 19          /* ours: fewer rights    token -> token                             */
 };
 
 /* Rights that a token carries. By the map's mode, for the class of the caller (owner, group, other): r gives OBSERVE, w gives
@@ -180,6 +181,11 @@ struct ringbuf_attach_reply {
 
 struct ringbuf_detach_req {
   uint32_t attachment;
+  uint32_t reserved;
+};
+
+struct ringbuf_narrow_req {
+  uint32_t rights; /* of the new token; a part of what the one sent along carries, and not 0 */
   uint32_t reserved;
 };
 
