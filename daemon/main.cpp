@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
 
     boost::asio::io_context io(1);
     boost::asio::signal_set signals(io, SIGTERM, SIGINT);
-    auto server = Server::start(io, options->server);
+    auto server = Server::start(io, options->server, keeper_from_environment(), Inherited::from_environment());
     if (!server) {
       spdlog::critical(server.error().text);
       return 1;

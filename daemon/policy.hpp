@@ -73,6 +73,8 @@ class Quota {
  public:
   explicit Quota(const Limits& limits) : limits_(limits) {}
   Quota(const Quota&) = delete;
+  // Who holds more than they allow keeps it, and gets no more.
+  void set_limits(const Limits& limits) { limits_ = limits; }
 
   // EDQUOT: the uid's limit; ENOSPC: the limit in all.
   Answer<Charge> charge(Resource resource, uid_t uid, std::uint64_t amount = 1);

@@ -7,11 +7,12 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <memory>
-#include <optional>
 #include <string>
 #include <unordered_map>
-#include <utility>
 
+#include "daemon/inherited.hpp"
+#include "daemon/keeper.hpp"
+#include "daemon/listener.hpp"
 #include "daemon/map_table.hpp"
 #include "daemon/session.hpp"
 
@@ -25,16 +26,23 @@ struct ServerConfig {
 
 class Server {
  public:
-  // Accepts from now on. EWOULDBLOCK: another daemon serves the path.
-  static Answer<std::unique_ptr<Server>> start(boost::asio::io_context& io, const ServerConfig& config);
+  // Accepts from now on, and tells the keeper so. EWOULDBLOCK: another daemon serves the path. `keeper` is the socket to it;
+  // `inherited` what it kept.
+  static Answer<std::unique_ptr<Server>> start(boost::asio::io_context& io, const ServerConfig& config, UniqueFd keeper = {},
+                                               Inherited inherited = {});
   Server(const Server&) = delete;
   ~Server() { stop(); }
 
-  // Ends all sessions, frees all maps and removes the socket; the io_context then runs out of work.
+  const std::string& path() const { return listening_.path; }
+  Keeper& keeper() { return keeper_; }
+  // Takes nothing from those who hold more than the new ones allow.
+  void set_limits(const Limits& limits);
+  // Ends all sessions, frees all maps and removes the socket; with a keeper, only lets go of them: another daemon may go on with
+  // what is kept. The io_context then runs out of work.
   void stop();
 
  private:
-  Server(boost::asio::io_context& io, const ServerConfig& config, UniqueFd hangups);
+  Server(boost::asio::io_context& io, const ServerConfig& config, UniqueFd keeper, UniqueFd hangups);
 
   void accept_next();
   void on_acceptable();
@@ -44,9 +52,8 @@ class Server {
   void watch_hangups();
 
   boost::asio::io_context& io_;
-  std::string path_;
-  UniqueFd lock_;
-  std::optional<std::pair<dev_t, ino_t>> bound_;  // our socket
+  Keeper keeper_;       // outlives all that tells it what to keep
+  Listener listening_;  // without its descriptor, which listener_ has
   Quota quota_;
   ClientLog log_;
   MapTable table_;
