@@ -114,7 +114,8 @@ void MapTable::drop_dead_tokens() {
     const int n = ::epoll_wait(hangups_.get(), events.data(), static_cast<int>(events.size()), 0);
     if (n <= 0) return;
     for (int i = 0; i < n; ++i) {
-      const auto it = tokens_.find(events[static_cast<std::size_t>(i)].data.u64);
+      const std::uint64_t cookie = events[static_cast<std::size_t>(i)].data.u64;  // a copy: epoll_event is packed
+      const auto it = tokens_.find(cookie);
       if (it == tokens_.end()) return;  // cannot be; but never loop on it
       // Explicitly: a copy of our end elsewhere (over fork) would keep it in the set and report it for ever.
       ::epoll_ctl(hangups_.get(), EPOLL_CTL_DEL, it->second->end.get(), nullptr);
