@@ -46,7 +46,7 @@ Result<Message> decode(Bytes frame) {
 Result<void> decode_body(Bytes body, void* out, std::size_t size) {
   if (body.size() > size && !all_zero(body.subspan(size))) return fail(E2BIG, "read fields that this version does not know");
   std::memset(out, 0, size);
-  std::memcpy(out, body.data(), std::min(size, body.size()));
+  if (!body.empty()) std::memcpy(out, body.data(), std::min(size, body.size()));
   return {};
 }
 

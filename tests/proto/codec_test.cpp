@@ -256,6 +256,12 @@ TEST(CodecNames, CodesHaveTheNamesOfTheAbi) {
   EXPECT_EQ(rights_name(RINGBUF_RIGHT_ALL), "observe, produce, consume, manage");
 }
 
+TEST(Codec, ABodyThatIsNotThereReadsAsZero) {
+  const auto got = decode_as<ringbuf_path_req>(Bytes{});
+  ASSERT_TRUE(got);
+  EXPECT_EQ(got->path[0], 0);
+}
+
 TEST(Codec, RandomFramesNeverDecodeToMoreThanTheyHold) {
   std::mt19937 random(1);
   for (int i = 0; i < 20000; ++i) {

@@ -273,8 +273,9 @@ int ringbuf_consumer_missed(const struct ringbuf_consumer* consumer, uint64_t* r
  * @param fn     0: go on; anything else: stop, this sample is consumed and counted
  * @param flags  RINGBUF_NO_WAKEUP: do not wake a producer that waits for room; RINGBUF_FORCE_WAKEUP: do so whatever happened
  * @return samples consumed; -EBUSY it is being drained, by another thread or by the caller of this callback; -EINVAL unknown
- * flags, not a USER_RINGBUF, producer_pos is not a multiple of 8, or a sample reaches beyond it; -E2BIG a sample is larger than
- *         the ring or than 2^24 - 1 bytes. What was consumed before an error stays consumed; the bad sample is not skipped */
+ * flags, not a USER_RINGBUF, producer_pos or consumer_pos is not a multiple of 8, or a sample reaches beyond it; -E2BIG a sample
+ *         is larger than the ring or than 2^24 - 1 bytes. What was consumed before an error stays consumed; the bad sample is not
+ *         skipped */
 int64_t ringbuf_drain(struct ringbuf_consumer* consumer, ringbuf_sample_fn fn, void* ctx, uint64_t flags);
 /** Skips everything up to producer_pos, e.g. after -EBADMSG.
  * @return bytes skipped (0 if a hostile producer has moved producer_pos back), or -EBUSY as above */

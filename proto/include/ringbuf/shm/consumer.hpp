@@ -36,8 +36,8 @@ class Consumer {
 
   // Calls f(payload, size) -> int for each committed record until the ring is empty, its head is BUSY, `limit` records were
   // delivered or f returns a negative value. Returns the number delivered; or f's negative value (that record is consumed, as it
-  // is when f throws); or -EBADMSG: the header at consumer_pos is impossible and nothing was consumed from there on; or -EINVAL:
-  // a user ring, which is drained. `left`, if not null, is set to whether committed data may remain.
+  // is when f throws); or -EBADMSG: the header at consumer_pos, or consumer_pos itself (a former consumer's word), is impossible and
+  // nothing was consumed from there on; or -EINVAL: a user ring, which is drained. `left`, if not null, is set to whether committed data may remain.
   template <class F>
   std::int64_t consume(F&& f, std::uint64_t limit, bool* left = nullptr) const {
     if (__builtin_expect(ring_.overwrite(), 0)) return consume_copies(std::forward<F>(f), limit, left);
@@ -49,6 +49,7 @@ class Consumer {
     std::uint64_t& pos = batch.pos;
     std::uint64_t delivered = 0;
     if (left) *left = true;
+    if (__builtin_expect((pos & 7) != 0, 0)) return -EBADMSG;
     do {
       const std::uint64_t begin = pos, end = ring_.producer_pos();
       while (pos != end) {
@@ -85,6 +86,7 @@ class Consumer {
   template <class F>
   std::int64_t drain(F&& f, std::uint64_t flags) const {
     if ((flags & ~(RINGBUF_NO_WAKEUP | RINGBUF_FORCE_WAKEUP)) != 0 || !user_) return -EINVAL;
+    if ((ring_.consumer_pos_own() & 7) != 0) return -EINVAL;
     Drain drained(*this, flags);
     std::int64_t samples = 0;
     for (bool stop = false; !stop && drained.moved < RINGBUF_MAX_DRAIN;) {
@@ -107,11 +109,11 @@ class Consumer {
     return samples;
   }
 
-  // Before sleeping, after add_waiting: true if there is something to deliver now.
+  // Before sleeping, after add_waiting: true if there is something to deliver or to report now.
   bool must_not_sleep() const {
     const std::uint64_t pos = ring_.consumer_pos_own();
     tell_room(pos);
-    return ring_.ready_at(pos);
+    return (pos & 7) != 0 || ring_.ready_at(pos);
   }
 
   // Gives up everything in the ring, after corruption: consumer_pos becomes producer_pos. Returns the bytes skipped; 0 if a
@@ -132,6 +134,7 @@ class Consumer {
     std::uint64_t delivered = 0;
     unsigned laps = 0;
     if (left) *left = true;
+    if (__builtin_expect((pos & 7) != 0, 0)) return -EBADMSG;
     do {
       std::uint64_t end = ring_.producer_pos();
       while (pos != end) {

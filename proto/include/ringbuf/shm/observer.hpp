@@ -31,7 +31,7 @@ class Observer {
   std::int64_t dump(F&& f) const {
     std::vector<unsigned char> copy;
     std::int64_t shown = 0;
-    std::uint64_t pos = ring_.consumer_pos();
+    std::uint64_t pos = ring_.consumer_pos() & ~std::uint64_t{7};
     if (ring_.overwrite() && Ring::is_before(pos, ring_.overwrite_pos())) pos = ring_.overwrite_pos() & ~std::uint64_t{7};
     const std::uint64_t end = ring_.producer_pos();
     while (static_cast<std::int64_t>(end - pos) > 0) {
