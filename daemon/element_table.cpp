@@ -5,6 +5,10 @@
 
 #include "daemon/map.hpp"
 
+#ifndef RINGBUF_TEST_STORED
+#define RINGBUF_TEST_STORED()  // for a test that kills the daemon at each store
+#endif
+
 namespace ringbuf::daemon {
 namespace {
 
@@ -72,7 +76,7 @@ void ElementTable::update(std::string_view key, std::shared_ptr<Map> inner, unsi
     element.word = new_word(id);
     if (!array_[index].inner.map()) ++in_use_;
     std::swap(array_[index], element);
-    words_.set(index, array_[index].word);
+    set(index, array_[index]);
     return;
   }
   const auto [it, added] = hash_.try_emplace(std::string(key));
@@ -84,7 +88,7 @@ void ElementTable::update(std::string_view key, std::shared_ptr<Map> inner, unsi
     words_.set_key(place.slot, key.data());
   }
   std::swap(place.element, element);
-  words_.set(place.slot, place.element.word);
+  set(place.slot, place.element);
 }
 
 const Element* ElementTable::find(std::string_view key) const {
@@ -146,9 +150,69 @@ void ElementTable::give_slot(std::string_view key, std::uint32_t slot) {
     if (--slots_[i].passed == 0 && !slots_[i].in_use) words_.set(i, 0);
 }
 
+// Kept before it is used: no word may come back, not even after a restart.
 std::uint64_t ElementTable::new_word(std::uint32_t id) {
-  if (++generation_ == 0) ++generation_;
-  return shm::element_word(id, generation_);
+  std::uint32_t next = static_cast<std::uint32_t>(shm::ElementWord::load(last_generation())) + 1;
+  if (next == 0) ++next;
+  shm::ElementWord::store(last_generation(), next);
+  RINGBUF_TEST_STORED();
+  return shm::element_word(id, next);
+}
+
+// The rights go beside those of the element that is there now, known by its word's generation, so that there is no moment at
+// which an element has another's.
+void ElementTable::set(std::uint32_t slot, const Element& element) {
+  std::uint64_t* cells = rights_cells(slot);
+  const std::uint32_t now = shm::element_generation(words_.at(slot));
+  const bool first = shm::element_generation(shm::ElementWord::load(&cells[0])) != now;
+  shm::ElementWord::store(&cells[first ? 0 : 1], shm::element_word(element.rights, shm::element_generation(element.word)));
+  RINGBUF_TEST_STORED();
+  words_.set(slot, element.word);
+  RINGBUF_TEST_STORED();
+}
+
+unsigned ElementTable::rights_of(std::uint32_t slot, std::uint64_t word) const {
+  for (const unsigned cell : {0, 1}) {
+    const std::uint64_t kept = shm::ElementWord::load(rights_cells(slot) + cell);
+    if (shm::element_generation(kept) == shm::element_generation(word)) return shm::element_id(kept);
+  }
+  return 0;
+}
+
+Result<std::unique_ptr<ElementTable>> ElementTable::resume(UniqueFd fd, const shm::OuterSpec& spec, const Find& find) {
+  auto memory = FileMapping::map(fd.get(), shm::outer_file_size(spec.layout()), Mapping::Access::ReadWrite);
+  if (!memory) return tl::unexpected(memory.error());
+  std::unique_ptr<ElementTable> table(new ElementTable(std::move(fd), std::move(*memory), spec.layout()));
+  table->resume_elements(find);
+  return table;
+}
+
+void ElementTable::resume_elements(const Find& find) {
+  const std::uint32_t slots = layout().slots();
+  for (std::uint32_t slot = 0; slot < slots; ++slot) {
+    const std::uint64_t word = words_.at(slot);
+    auto inner = shm::element_id(word) ? find(shm::element_id(word)) : nullptr;
+    if (!inner) continue;
+    ++in_use_;
+    Element element{InnerReference(std::move(inner)), rights_of(slot, word), word};
+    if (!layout().hash()) {
+      array_[slot] = std::move(element);
+      continue;
+    }
+    const std::string key(static_cast<const char*>(words_.key_at(slot)), layout().key_size);
+    for (std::uint32_t i = home(key); i != slot; i = next(i)) ++slots_[i].passed;
+    slots_[slot].in_use = true;
+    hash_.emplace(key, HashElement{std::move(element), slot});
+  }
+  // The rest as if it had been deleted in the usual way, also what was half deleted.
+  for (std::uint32_t slot = 0; slot < slots; ++slot) {
+    const std::uint64_t word = words_.at(slot);
+    const bool in_use = layout().hash() ? slots_[slot].in_use : array_[slot].inner.map() != nullptr;
+    if (in_use || word == 0) continue;
+    const bool passed = !layout().hash() || slots_[slot].passed != 0;
+    if (!passed) words_.set(slot, 0);
+    else if (shm::element_id(word) != 0) words_.set(slot, new_word(0));
+  }
 }
 
 }  // namespace ringbuf::daemon

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// What a map of maps holds: by key, a reference to an inner map and the rights with which it was put in. The truth is in private
-// memory; the shared table is written after it and never read. One thread.
+// What a map of maps holds: by key, a reference to an inner map and the rights with which it was put in. The shared table, which
+// only the daemon can write, is enough to build the rest again: behind what clients read of it lie the rights. One thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,6 +44,9 @@ class ElementTable {
  public:
   // Errors as create_outer.
   static Result<std::unique_ptr<ElementTable>> create(const shm::OuterSpec& spec);
+  // The table of another daemon. Elements whose map `find` does not find are deleted. EINVAL: the file is none.
+  using Find = std::function<std::shared_ptr<Map>(std::uint32_t id)>;
+  static Result<std::unique_ptr<ElementTable>> resume(UniqueFd fd, const shm::OuterSpec& spec, const Find& find);
 
   // The kernel's errno, in its words: a flag that is not for this type, a key beyond the array, a hash that is full, ... `key`
   // has key_size bytes everywhere.
@@ -83,11 +87,16 @@ class ElementTable {
   std::uint32_t take_slot(std::string_view key);
   void give_slot(std::string_view key, std::uint32_t slot);
   std::uint64_t new_word(std::uint32_t id);
+  void resume_elements(const Find& find);
+  void set(std::uint32_t slot, const Element& element);
+  // Of the element that has this word, as set() has kept them.
+  unsigned rights_of(std::uint32_t slot, std::uint64_t word) const;
+  std::uint64_t* last_generation() const { return shm::trailer_of(memory_.base(), layout()); }
+  std::uint64_t* rights_cells(std::uint32_t slot) const { return last_generation() + 1 + 2 * std::size_t{slot}; }
 
   UniqueFd fd_;
   FileMapping memory_;  // nobody else can write it
   shm::Elements words_;
-  std::uint32_t generation_ = 0;
   std::uint32_t in_use_ = 0;
   std::vector<Element> array_;                         // arrays: by index
   std::unordered_map<std::string, HashElement> hash_;  // hashes

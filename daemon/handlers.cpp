@@ -13,11 +13,16 @@ namespace ringbuf::daemon {
 namespace {
 
 struct Call {
+  Core& core;
   MapTable& table;
-  Client& client;
+  Caller& caller;
+  const Peer& peer;
   wire::Bytes body;
   const Token* token;  // of commands that take one
   const Token* inner;  // the second one, or the first of those that need none; null: not sent
+  int lease;           // HELLO: what was sent along, or -1
+
+  Client& client() const { return *caller.client; }
 };
 
 template <class T>
@@ -59,11 +64,29 @@ Answer<Payload> hello(const Call& call) {
         EPROTONOSUPPORT,
         fmt::format("the client speaks version {} of the protocol and the daemon version {}; install the same release of both",
                     req->version, RINGBUF_WIRE_VERSION));
-  call.client.greeted = true;
+  if (call.caller.client) return refuse(EALREADY, "this session has said HELLO already");
   ringbuf_hello_reply out{};
   out.version = RINGBUF_WIRE_VERSION;
   out.page_size = static_cast<std::uint32_t>(shm::page_size());
   out.pid = static_cast<std::uint32_t>(::getpid());
+  if (auto known = call.lease < 0 ? nullptr : call.core.clients.find(call.lease)) {
+    if (!known->peer.same_process(call.peer))
+      return refuse(EPERM, fmt::format("this lease belongs to pid {}; open a session of your own", known->peer.pid));
+    known->hang_up();         // a connection that broke, and that we have not seen break yet
+    known->peer = call.peer;  // its rights may be others now
+    call.caller.client = std::move(known);
+    call.caller.charge = {};
+    out.resumed = 1;
+  } else {
+    auto welcome = call.core.clients.add(call.peer, call.caller.socket, req->pid_namespace, call.caller.charge);
+    if (!welcome) return tl::unexpected(welcome.error());
+    call.caller.client = std::move(welcome->client);
+    call.caller.client->on_end = call.caller.hang_up;
+    Payload payload = reply(out);
+    payload.fds.push_back(std::move(welcome->lease));
+    return payload;
+  }
+  call.caller.client->on_end = call.caller.hang_up;
   return reply(out);
 }
 
@@ -85,7 +108,7 @@ Answer<unsigned> grant(const Map& map, const Peer& peer, unsigned wanted) {
 }
 
 Answer<Payload> token_reply(const Call& call, const std::shared_ptr<Map>& map, unsigned rights) {
-  auto fd = call.table.issue_token(map, rights, call.client.peer);
+  auto fd = call.table.issue_token(map, rights, call.peer);
   if (!fd) return tl::unexpected(fd.error());
   Payload out = reply(ringbuf_map_id_reply{map->id, rights, map->spec.ring.map_type, map->spec.key_size});
   out.fds.push_back(std::move(*fd));
@@ -93,7 +116,7 @@ Answer<Payload> token_reply(const Call& call, const std::shared_ptr<Map>& map, u
 }
 
 Answer<Payload> open_map(const Call& call, const std::shared_ptr<Map>& map, unsigned wanted) {
-  const auto rights = grant(*map, call.client.peer, wanted);
+  const auto rights = grant(*map, call.peer, wanted);
   if (!rights) return tl::unexpected(rights.error());
   return token_reply(call, map, *rights);
 }
@@ -155,7 +178,7 @@ Answer<InnerMeta> outer_creation(const ringbuf_map_create_req& req, const Token*
 Answer<Payload> map_create(const Call& call) {
   const auto req = read<ringbuf_map_create_req>(call);
   if (!req) return tl::unexpected(req.error());
-  const Peer& peer = call.client.peer;
+  const Peer& peer = call.peer;
   MapSpec spec{shm::normal({req->max_entries, req->map_type, req->map_flags, req->ring_flags, req->numa_node}),
                {},
                req->mode ? req->mode : 0600,
@@ -181,7 +204,7 @@ Answer<Payload> map_create(const Call& call) {
 Answer<Payload> map_get_next_id(const Call& call) {
   const auto req = read<ringbuf_next_id_req>(call);
   if (!req) return tl::unexpected(req.error());
-  const std::uint32_t id = call.table.next_id(req->start_id, call.client.peer);
+  const std::uint32_t id = call.table.next_id(req->start_id, call.peer);
   if (id == 0) return refuse(ENOENT, fmt::format("there is no map that you may use with an id above {}", req->start_id));
   return reply(ringbuf_next_id_reply{id, 0});
 }
@@ -200,7 +223,7 @@ Answer<Payload> map_get_fd_by_name(const Call& call) {
   const auto name = read_name(req->name);
   if (!name) return tl::unexpected(name.error());
   if (name->empty()) return refuse(EINVAL, "a name is needed to find a map by name");
-  const auto found = call.table.find_by_name(*name, call.client.peer);
+  const auto found = call.table.find_by_name(*name, call.peer);
   if (found.empty()) return refuse(ENOENT, fmt::format("there is no map named '{}' that you may use", *name));
   if (found.size() == 1) return open_map(call, found.front(), req->rights);
   std::string ids;
@@ -218,7 +241,7 @@ Answer<Payload> obj_pin(const Call& call) {
   if (!(call.token->rights & RINGBUF_RIGHT_MANAGE))
     return refuse(EPERM, fmt::format("this descriptor of {} does not carry manage; only its owner and root may pin a map",
                                      call.token->map->label()));
-  if (auto pinned = call.table.pin(call.token->map, *path, call.client.peer); !pinned) return tl::unexpected(pinned.error());
+  if (auto pinned = call.table.pin(call.token->map, *path, call.peer); !pinned) return tl::unexpected(pinned.error());
   return Payload{};
 }
 
@@ -238,14 +261,14 @@ Answer<Payload> obj_unpin(const Call& call) {
   if (req->rights != 0) return refuse(EINVAL, "rights must be 0");
   const auto path = read_path(*req);
   if (!path) return tl::unexpected(path.error());
-  if (auto unpinned = call.table.unpin(*path, call.client.peer); !unpinned) return tl::unexpected(unpinned.error());
+  if (auto unpinned = call.table.unpin(*path, call.peer); !unpinned) return tl::unexpected(unpinned.error());
   return Payload{};
 }
 
 Answer<Payload> obj_get_info_by_fd(const Call& call) {
   for (const std::byte b : call.body)
     if (b != std::byte{0}) return refuse(E2BIG, "the message has fields that this daemon does not know; use a newer ringbufd");
-  const Map& map = *call.token->map;
+  Map& map = *call.token->map;
   ringbuf_map_info out{};
   out.type = map.spec.ring.map_type;
   out.id = map.id;
@@ -267,6 +290,7 @@ Answer<Payload> obj_get_info_by_fd(const Call& call) {
   out.pins = static_cast<std::uint32_t>(map.pins.size());
   out.references = map.references;
   out.elements = map.elements() ? map.elements()->in_use() : 0;
+  map.tell_who_is_in_the_way(out);
   return reply(out);
 }
 
@@ -304,17 +328,27 @@ Answer<Payload> attach(const Call& call) {
   if (!map->elements() && !(call.token->rights & kNeeded[req->role]))
     return refuse(EACCES, fmt::format("this descriptor of {} does not carry {}; open the map with that right", map->label(),
                                       wire::rights_name(kNeeded[req->role])));
-  Client& client = call.client;
+  Client& client = call.client();
+  std::uint32_t number = req->attachment;
+  if (number != 0) {
+    call.core.clients.detach(client, number);
+  } else {
+    do number = ++client.last_attachment;
+    while (number == 0 || client.attachments.count(number));
+  }
   auto charge = call.table.quota().charge(Resource::Attachments, client.peer.uid);
   if (!charge) return tl::unexpected(charge.error());
-  auto attached = map->attach(req->role, {client.peer.pid, client.peer.uid, &client}, std::move(*charge));
+  auto attached = map->attach(req->role, {client.peer.pid, client.peer.uid, client.cookie, client.same_pids}, std::move(*charge));
   if (!attached) return tl::unexpected(attached.error());
   auto fds = (*attached)->descriptors();
-  if (!fds) return refuse(fds.error());
+  auto entered = fds ? (*attached)->enter(*call.core.state, number) : tl::unexpected(fds.error());
+  if (!entered) {
+    (*attached)->leave();
+    return refuse(entered.error());
+  }
 
   ringbuf_attach_reply out{};
-  do out.attachment = ++client.last_attachment;
-  while (out.attachment == 0 || client.attachments.count(out.attachment));
+  out.attachment = number;
   out.id = map->id;
   out.max_entries = map->spec.ring.max_entries;
   out.slot_count = map->elements() ? 0 : RINGBUF_SLOT_COUNT;
@@ -323,17 +357,18 @@ Answer<Payload> attach(const Call& call) {
   out.map_flags = map->spec.ring.map_flags;
   out.ring_flags = map->spec.ring.ring_flags;
   out.page_size = static_cast<std::uint32_t>(shm::page_size());
+  if (req->role == RINGBUF_PRODUCER && client.same_pids) out.flags |= RINGBUF_ATTACHED_ROBUST;
   Payload payload = reply(out);
   payload.fds = std::move(*fds);
-  client.attachments.emplace(out.attachment, std::move(*attached));
+  client.attachments.emplace(number, std::move(*attached));
   return payload;
 }
 
 Answer<Payload> detach(const Call& call) {
   const auto req = read<ringbuf_detach_req>(call);
   if (!req) return tl::unexpected(req.error());
-  if (call.client.attachments.erase(req->attachment) == 0)
-    return refuse(ENOENT, fmt::format("this session has no attachment {}", req->attachment));
+  if (!call.core.clients.detach(call.client(), req->attachment))
+    return refuse(ENOENT, fmt::format("this client has no attachment {}", req->attachment));
   return Payload{};
 }
 
@@ -459,7 +494,7 @@ Answer<Payload> map_get_fd_by_key(const Call& call) {
                                       element->inner.map()->label(), wire::rights_name(element->rights)));
   const unsigned rights = wanted ? wanted : allowed;
   Payload out = reply(element_reply(*element, rights));
-  auto fd = call.table.issue_token(element->inner.map(), rights, call.client.peer);
+  auto fd = call.table.issue_token(element->inner.map(), rights, call.peer);
   if (!fd) return tl::unexpected(fd.error());
   out.fds.push_back(std::move(*fd));
   return out;
@@ -483,11 +518,12 @@ struct Command {
   Answer<Payload> (*run)(const Call&);
   unsigned tokens;     // map descriptors that it needs
   unsigned inner = 0;  // and one more that it may have
+  bool lease = false;  // which is no map's
 };
 
 // By enum ringbuf_cmd.
 constexpr std::array<Command, 20> kCommands{{{nullptr, 0},
-                                             {hello, 0},
+                                             {hello, 0, 1, true},
                                              {map_create, 0, 1},
                                              {map_get_next_id, 0},
                                              {map_get_fd_by_id, 0},
@@ -512,10 +548,10 @@ constexpr std::array kCounts{"no descriptor", "one map descriptor", "two map des
 
 }  // namespace
 
-Answer<Payload> handle(MapTable& table, Client& client, const wire::Message& message, std::span<const UniqueFd> fds) {
+Answer<Payload> handle(Core& core, Caller& caller, const wire::Message& message, std::span<const UniqueFd> fds) {
   const unsigned cmd = message.hdr.cmd;
   if (message.hdr.err != 0) return tl::unexpected(Refusal{EPROTO, "a request must carry err 0", true});
-  if (!client.greeted && cmd != RINGBUF_HELLO)
+  if (!caller.client && cmd != RINGBUF_HELLO)
     return tl::unexpected(Refusal{EPROTO, "the first message of a session must be HELLO", true});
   if (cmd == 0 || cmd >= kCommands.size()) return refuse(EOPNOTSUPP, fmt::format("command {} is unknown to this daemon", cmd));
   const Command& command = kCommands[cmd];
@@ -523,12 +559,16 @@ Answer<Payload> handle(MapTable& table, Client& client, const wire::Message& mes
     return refuse(EINVAL,
                   fmt::format("{} takes {}{}{} and came with {} descriptors", wire::command_name(cmd), kCounts[command.tokens],
                               command.inner ? " or " : "", command.inner ? kCounts[command.tokens + 1] : "", fds.size()));
-  table.drop_dead_tokens();
+  core.maps.drop_dead_tokens();
+  core.clients.bury_dead();
+  if (!caller.client && cmd != RINGBUF_HELLO)
+    return tl::unexpected(Refusal{EPIPE, "this client has closed its lease or ended", true});
   std::array<const Token*, 2> tokens{};
-  for (std::size_t i = 0; i < fds.size(); ++i)
-    if (tokens[i] = table.find_token(fds[i].get()); !tokens[i])
+  for (std::size_t i = 0; i < fds.size() && !command.lease; ++i)
+    if (tokens[i] = core.maps.find_token(fds[i].get()); !tokens[i])
       return refuse(EINVAL, fmt::format("{} is not a map of this daemon", i ? "the second descriptor" : "the descriptor"));
-  return command.run({table, client, message.body, command.tokens ? tokens[0] : nullptr, tokens[command.tokens]});
+  return command.run({core, core.maps, caller, caller.peer, message.body, command.tokens ? tokens[0] : nullptr,
+                      tokens[command.tokens], command.lease && !fds.empty() ? fds[0].get() : -1});
 }
 
 }  // namespace ringbuf::daemon

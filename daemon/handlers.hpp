@@ -3,24 +3,47 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "base/unique_fd.hpp"
+#include "daemon/client.hpp"
+#include "daemon/client_log.hpp"
 #include "daemon/map_table.hpp"
+#include "daemon/reaper.hpp"
 #include "wire/codec.hpp"
 
 namespace ringbuf::daemon {
 
-// What the daemon knows of one session's client.
-struct Client {
+// What the daemon is made of. One thread.
+struct Core {
+  Keeper& keeper;
+  Quota quota;
+  ClientLog log;
+  std::unique_ptr<State> state;
+  MapTable maps;
+  Reaper reaper;
+  Clients clients;
+
+  Core(boost::asio::io_context& io, const Limits& limits, std::unique_ptr<State> s, UniqueFd token_hangups,
+       UniqueFd client_hangups)
+      : keeper(s->keeper()),
+        quota(limits),
+        state(std::move(s)),
+        maps(quota, log, *state, std::move(token_hangups)),
+        reaper(io, log),
+        clients(quota, *state, reaper, std::move(client_hangups)) {}
+};
+
+// Who sends the requests of one connection.
+struct Caller {
   Peer peer;
-  bool greeted = false;
-  std::map<std::uint32_t, std::unique_ptr<Attachment>> attachments;
-  std::uint32_t last_attachment = 0;
+  int socket;
+  Charge charge;                   // of the connection, until there is a client
+  std::shared_ptr<Client> client;  // null: it has not said HELLO
+  std::function<void()> hang_up;   // ends the connection
 };
 
 struct Payload {
@@ -29,6 +52,6 @@ struct Payload {
 };
 
 // `fds` came with the message and are closed by the caller. May throw bad_alloc; then nothing has changed.
-Answer<Payload> handle(MapTable& table, Client& client, const wire::Message& message, std::span<const UniqueFd> fds);
+Answer<Payload> handle(Core& core, Caller& caller, const wire::Message& message, std::span<const UniqueFd> fds);
 
 }  // namespace ringbuf::daemon

@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <tuple>
 
 #include "base/notify.hpp"
+#include "ringbuf/shm/producer.hpp"
 #include "wire/codec.hpp"
 
 namespace ringbuf::daemon {
@@ -34,6 +36,11 @@ Result<void> write_zeros(int fd, std::uint64_t at, std::size_t size) {
   if (::pwrite(fd, kZeros.data(), size, static_cast<off_t>(at)) != static_cast<ssize_t>(size))
     return fail_errno("clear shared words");
   return {};
+}
+
+template <class T>
+bool peek(int fd, std::uint64_t at, T& to) {
+  return ::pread(fd, &to, sizeof to, static_cast<off_t>(at)) == static_cast<ssize_t>(sizeof to);
 }
 
 // The memory is of mode 0400 so that other uids cannot do this; between these two chmods nobody else but its owner can.
@@ -117,8 +124,10 @@ Result<void> Map::join(Attachment& a) {
     if (auto made = keep(a.event_, make_eventfd()); !made) return made;
   } else if (a.role == RINGBUF_CONSUMER) {
     if (auto made = keep(a.event_, make_epoll()); !made) return made;
-    if (!kick_)
+    if (!kick_) {
       if (auto made = keep(kick_, make_eventfd()); !made) return made;
+      kept_.hold(Held::Kick, kick_.get());
+    }
     if (auto connected = connect_signal(a.event_.get(), kick_.get()); !connected) return connected;
   }
   for (const Attachment* other : attachments_) {
@@ -133,15 +142,15 @@ Result<void> Map::join(Attachment& a) {
 }
 
 void Map::leave(Attachment& a) {
-  attachments_.erase(std::remove(attachments_.begin(), attachments_.end(), &a), attachments_.end());
   // What follows tidies for others; that it fails (no memory behind a hole that a client has punched) is no reason to stay.
+  const auto last = [&](unsigned role) {
+    return std::none_of(attachments_.begin(), attachments_.end(),
+                        [&](auto* other) { return other != &a && other->role == role; });
+  };
   if (a.role == RINGBUF_PRODUCER) {
     for (const Attachment* other : attachments_)
       if (other->role == RINGBUF_CONSUMER && a.event_) disconnect_signal(other->event_.get(), a.event_.get());
-    slots_.reset(a.slot);
-    // The low half of `need`: the bytes waited for. The high half counts turns and stays.
-    (void)write_zeros(memory_.p.get(), a.slot * sizeof(ringbuf_slot) + offsetof(ringbuf_slot, need), sizeof(std::uint32_t));
-    if (count(RINGBUF_PRODUCER) == 0)
+    if (last(RINGBUF_PRODUCER))
       (void)write_zeros(memory_.p.get(), memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters),
                         sizeof(ringbuf_producer_page::room_waiters));
     kick();
@@ -149,7 +158,7 @@ void Map::leave(Attachment& a) {
     // A copy of the epoll fd that the client keeps must not make the producers' signals dearer for ever.
     for (const Attachment* other : attachments_)
       if (other->role == RINGBUF_PRODUCER && a.event_) disconnect_signal(a.event_.get(), other->event_.get());
-    if (count(RINGBUF_CONSUMER) == 0)
+    if (last(RINGBUF_CONSUMER))
       (void)write_zeros(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting), sizeof(ringbuf_consumer_page::waiting));
   }
 }
@@ -159,13 +168,133 @@ void Map::kick() const {
   if (kick_) (void)!::write(kick_.get(), &one, sizeof one);
 }
 
+Result<Mapping> Map::map_memory() const {
+  using Access = Mapping::Access;
+  return Mapping::map_ring(memory_.c.get(), memory_.p.get(), memory_.layout, Access::ReadOnly, Access::ReadWrite);
+}
+
+ringbuf_view Map::view(const Mapping& mapping) const {
+  ringbuf_view v = mapping.view();
+  v.map_type = spec.ring.map_type;
+  v.map_flags = spec.ring.map_flags;
+  v.ring_flags = spec.ring.ring_flags;
+  return v;
+}
+
+void Map::bury(const Holder& holder, std::uint64_t records, std::uint64_t bytes) {
+  auto* entry = kept_.entry<MapEntry>();
+  if (records == 0 || !entry) return;
+  entry->orphan_records += records;
+  entry->orphan_bytes += bytes;
+  entry->orphan_pid = static_cast<std::uint32_t>(holder.pid);
+}
+
+Result<void> Map::enter(State& state) {
+  MapEntry e{};
+  const shm::RingSpec& r = spec.ring;
+  std::tie(e.id, e.map_type, e.max_entries, e.map_flags, e.ring_flags, e.numa_node) =
+      std::tie(id, r.map_type, r.max_entries, r.map_flags, r.ring_flags, r.numa_node);
+  std::tie(e.mode, e.uid, e.gid, e.key_size, e.value_size) =
+      std::tie(spec.mode, spec.uid, spec.gid, spec.key_size, spec.value_size);
+  if (spec.inner) {
+    e.has_inner = 1;
+    std::tie(e.inner_type, e.inner_key_size, e.inner_value_size, e.inner_flags) =
+        std::tie(spec.inner->map_type, spec.inner->key_size, spec.inner->value_size, spec.inner->map_flags);
+  }
+  spec.name.copy(e.name, sizeof e.name - 1);
+  auto kept = elements_ ? state.put(e, {{Held::Table, elements_->fd()}})
+                        : state.put(e, {{Held::Consumer, memory_.c.get()}, {Held::Producer, memory_.p.get()}});
+  if (!kept) return tl::unexpected(kept.error());
+  kept_ = std::move(*kept);
+  return {};
+}
+
+void Map::resume(Kept kept, UniqueFd kick) {
+  kept_ = std::move(kept);
+  kick_ = std::move(kick);
+}
+
+std::unique_ptr<Attachment> Map::resume(const AttachmentEntry& e, UniqueFd event, Kept kept, Charge charge) {
+  const Holder holder{static_cast<pid_t>(e.pid), e.uid, e.client, e.same_pids != 0};
+  auto a = std::make_unique<Attachment>(shared_from_this(), e.role, e.slot, holder, std::move(charge));
+  a->event_ = std::move(event);
+  a->kept_ = std::move(kept);
+  return a;
+}
+
+Result<void> Attachment::enter(State& state, std::uint32_t number) {
+  const AttachmentEntry e{holder.client, number,           map->id, role, slot, static_cast<std::uint32_t>(holder.pid),
+                          holder.uid,    holder.same_pids, 0};
+  auto kept = state.put(e, {{Held::Event, event_.get()}});
+  if (!kept) return tl::unexpected(kept.error());
+  kept_ = std::move(*kept);
+  return {};
+}
+
+const Attachment* Map::producer_at(std::uint32_t slot) const {
+  for (const Attachment* a : attachments_)
+    if (a->role == RINGBUF_PRODUCER && a->slot == slot) return a;
+  return nullptr;
+}
+
+// Every word is untrusted: it decides what is told, and nothing else. Since when a record is in the way is known to a consumer
+// that went to sleep before it, and to whoever asked before.
+void Map::look_at_head() {
+  const std::uint64_t page = memory_.layout.producer_page_off(), now = shm::now_ns();
+  ringbuf_consumer_page consumer{};
+  struct {
+    std::uint64_t producer_pos, pending_pos;
+  } producer{};
+  ringbuf_record_header header{};
+  if (!peek(memory_.c.get(), 0, consumer) || !peek(memory_.p.get(), page, producer)) return;
+  Head head;
+  head.pos = (spec.ring.map_flags & shm::kFlagOverwrite ? producer.pending_pos : consumer.consumer_pos) & ~std::uint64_t{7};
+  const std::uint64_t unread = producer.producer_pos - head.pos, at = shm::offset(head.pos, memory_.layout.max_entries - 1);
+  if (unread != 0 && unread <= memory_.layout.max_entries && peek(memory_.p.get(), memory_.layout.data_off() + at, header) &&
+      (header.len & RINGBUF_BUSY_BIT))
+    head.slot = spec.ring.map_type == shm::kTypeUserRingbuf ? 1 : header.who >> RINGBUF_PG_OFF_BITS;
+  head.since_ns = head.slot == head_.slot && head.pos == head_.pos ? head_.since_ns : now;
+  if (consumer.stalled_pos == head.pos && consumer.stalled_ns != 0) head.since_ns = std::min(head.since_ns, consumer.stalled_ns);
+  head_ = head;
+}
+
+void Map::tell_who_is_in_the_way(ringbuf_map_info& info) {
+  if (const auto* entry = kept_.entry<MapEntry>())
+    std::tie(info.orphan_records, info.orphan_bytes, info.orphan_pid) =
+        std::tie(entry->orphan_records, entry->orphan_bytes, entry->orphan_pid);
+  if (elements_) return;
+  const auto name = [&](std::uint32_t slot, std::uint32_t& pid, char(&comm)[RINGBUF_NAME_LEN]) {
+    const Attachment* a = producer_at(slot);
+    if (!a || a->holder.pid == 0) return;
+    pid = static_cast<std::uint32_t>(a->holder.pid);
+    comm_of(a->holder.pid).copy(comm, sizeof comm - 1);
+  };
+  look_at_head();
+  info.head_pos = head_.pos;
+  if (head_.slot != 0) {
+    info.head_slot = head_.slot;
+    info.head_ms = (shm::now_ns() - head_.since_ns) / 1'000'000;
+    name(head_.slot, info.head_pid, info.head_comm);
+  }
+  std::uint64_t owner = 0;
+  if (!peek(memory_.p.get(), memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, owner), owner) || owner == 0)
+    return;
+  info.owner_slot = static_cast<std::uint32_t>(owner >> 32);
+  info.owner_tid = static_cast<std::uint32_t>(owner) & (RINGBUF_OWNER_FOREIGN - 1);
+  name(info.owner_slot, info.owner_pid, info.owner_comm);
+}
+
 Attachment::Attachment(std::shared_ptr<Map> m, unsigned r, unsigned s, const Holder& h, Charge charge)
     : map(std::move(m)), role(r), slot(s), holder(h), charge_(std::move(charge)) {
   map->attachments_.push_back(this);
   if (slot) map->slots_.set(slot);
 }
 
-Attachment::~Attachment() { map->leave(*this); }
+Attachment::~Attachment() {
+  auto& all = map->attachments_;
+  all.erase(std::remove(all.begin(), all.end(), this), all.end());
+  if (slot) map->slots_.reset(slot);
+}
 
 Result<std::vector<UniqueFd>> Attachment::descriptors() const {
   std::vector<UniqueFd> fds;

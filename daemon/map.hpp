@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // One map, a ring or a map of maps, and those who have attached to it. The daemon touches memory and descriptors that clients can
-// write by pwrite(2) and epoll_ctl(2) only: it never maps them, never reads an answer from them and never writes an eventfd that
-// a client holds.
+// write by pread(2), pwrite(2) and epoll_ctl(2) only, and never writes an eventfd that a client holds; a ring is mapped only to
+// search it for what a dead producer has left (reaper.hpp), with every word of it untrusted.
 #pragma once
 
 #include <bitset>
@@ -12,9 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "base/mapping.hpp"
 #include "base/unique_fd.hpp"
 #include "daemon/element_table.hpp"
 #include "daemon/policy.hpp"
+#include "daemon/state.hpp"
 #include "ringbuf/abi/wire.h"
 #include "shm/create.hpp"
 
@@ -22,13 +24,14 @@ namespace ringbuf::daemon {
 
 class Attachment;
 
-// Which process an attachment belongs to. A pid that the daemon cannot see is 0: then each session counts as a process.
+// Which process an attachment belongs to. A pid that the daemon cannot see is 0: then each client counts as a process.
 struct Holder {
   pid_t pid;
   uid_t uid;
-  const void* session;
+  std::uint64_t client;  // cookie of its lease
+  bool same_pids;        // its thread ids mean the same to us
 
-  bool same_process(const Holder& o) const { return pid == o.pid && (pid != 0 || session == o.session); }
+  bool same_process(const Holder& o) const { return pid == o.pid && (pid != 0 || client == o.client); }
 };
 
 // What all inner maps of a map of maps have in common; their sizes may differ.
@@ -73,6 +76,21 @@ class Map : public std::enable_shared_from_this<Map> {
   unsigned count(unsigned role) const;
   const std::vector<Attachment*>& attachments() const { return attachments_; }
 
+  // The whole ring, for the reaper.
+  Result<Mapping> map_memory() const;
+  ringbuf_view view(const Mapping& mapping) const;
+  // A producer's death: how much of what it had reserved was discarded.
+  void bury(const Holder& holder, std::uint64_t records, std::uint64_t bytes);
+  // Fills in the part of `info` that tells of the dead and of who is in the way.
+  void tell_who_is_in_the_way(ringbuf_map_info& info);
+
+  // Its entry in the state. Before anybody hears of it.
+  Result<void> enter(State& state);
+  // What another daemon has left. `kick` may be none.
+  void resume(Kept kept, UniqueFd kick);
+  std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, UniqueFd event, Kept kept, Charge charge);
+  void kick() const;  // makes all consumers look again
+
   const std::uint32_t id;
   const MapSpec spec;
   unsigned tokens = 0;
@@ -85,23 +103,35 @@ class Map : public std::enable_shared_from_this<Map> {
   const Attachment* consumer_of_another(const Holder& holder) const;
   Result<void> join(Attachment& a);
   void leave(Attachment& a);
-  // Makes all consumers look again: a signal that is disconnected takes with it the wakeup that it was about to deliver.
-  void kick() const;
-
+  const Attachment* producer_at(std::uint32_t slot) const;
   shm::RingMemory memory_;                  // or
   std::unique_ptr<ElementTable> elements_;  // of a map of maps
   Charge maps_, bytes_;
   std::vector<Attachment*> attachments_;  // in the order of attaching
   std::bitset<RINGBUF_SLOT_COUNT> slots_;
+  // What was at the head when somebody asked last.
+  struct Head {
+    std::uint64_t pos = 0;
+    std::uint32_t slot = 0;  // 0: no uncommitted record
+    std::uint64_t since_ns = 0;
+  } head_;
+  void look_at_head();
   UniqueFd kick_;  // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
+  Kept kept_;      // last: taken out of the state before its descriptors are closed
 };
 
-// A client's place at a map; leaving is destruction.
+// A client's place at a map.
 class Attachment {
  public:
   Attachment(std::shared_ptr<Map> map, unsigned role, unsigned slot, const Holder& holder, Charge charge);
   Attachment(const Attachment&) = delete;
-  ~Attachment();
+  ~Attachment();  // its place is free
+
+  // Before that, if the client or its attachment has ended (and not the daemon): tidies shared words and descriptors for others.
+  void leave() { map->leave(*this); }
+
+  // Its entry in the state, before the client hears of it.
+  Result<void> enter(State& state, std::uint32_t number);
 
   // What the client is given: C, P and, for a producer its signal, for a consumer its wait; or the table. They are new open
   // files: flags that a client sets on its own (O_APPEND would redirect pwrite) do not reach the daemon's.
@@ -116,6 +146,7 @@ class Attachment {
   friend class Map;
   Charge charge_;
   UniqueFd event_;  // producer: the eventfd that it signals; consumer: the epoll fd that it waits on
+  Kept kept_;
 };
 
 }  // namespace ringbuf::daemon

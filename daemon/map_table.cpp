@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: MIT
 #include "daemon/map_table.hpp"
 
-#include <sys/socket.h>
+#include <cstring>
 
-#include <array>
-
+#include "daemon/token_socket.hpp"
 #include "wire/codec.hpp"
 
 namespace ringbuf::daemon {
 namespace {
 
-Result<std::uint64_t> cookie_of(int fd) {
-  std::uint64_t cookie = 0;
-  socklen_t size = sizeof cookie;
-  if (::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) < 0) return fail_errno("read a socket's cookie");
-  return cookie;
+MapSpec spec_of(const MapEntry& e) {
+  MapSpec spec{{e.max_entries, e.map_type, e.map_flags, e.ring_flags, e.numa_node},
+               std::string(e.name, ::strnlen(e.name, sizeof e.name)),
+               e.mode,
+               e.uid,
+               e.gid,
+               e.key_size,
+               e.value_size};
+  if (e.has_inner) spec.inner = InnerMeta{e.inner_type, e.inner_key_size, e.inner_value_size, e.inner_flags};
+  return spec;
 }
 
 }  // namespace
@@ -25,9 +29,11 @@ MapTable::~MapTable() {
 }
 
 std::uint32_t MapTable::new_id() {
-  do ++last_id_;
-  while (last_id_ == 0 || maps_.count(last_id_));
-  return last_id_;
+  std::uint32_t id = state_.last_map_id();
+  do ++id;
+  while (id == 0 || maps_.count(id));
+  state_.set_last_map_id(id);
+  return id;
 }
 
 Answer<std::shared_ptr<Map>> MapTable::create(MapSpec spec) {
@@ -37,22 +43,27 @@ Answer<std::shared_ptr<Map>> MapTable::create(MapSpec spec) {
   if (!maps) return tl::unexpected(maps.error());
   auto bytes = quota_.charge(Resource::Bytes, spec.uid, size);
   if (!bytes) return tl::unexpected(bytes.error());
+  std::unique_ptr<Map> made;
   if (spec.inner) {
     auto elements = ElementTable::create(spec.outer());
     if (!elements) return refuse(elements.error());
-    return keep(std::make_unique<Map>(new_id(), std::move(spec), std::move(*elements), std::move(*maps), std::move(*bytes)));
+    made = std::make_unique<Map>(new_id(), std::move(spec), std::move(*elements), std::move(*maps), std::move(*bytes));
+  } else {
+    auto memory = shm::create_ring(spec.ring);
+    if (!memory) return refuse(memory.error());
+    made = std::make_unique<Map>(new_id(), std::move(spec), std::move(*memory), std::move(*maps), std::move(*bytes));
   }
-  auto memory = shm::create_ring(spec.ring);
-  if (!memory) return refuse(memory.error());
-  return keep(std::make_unique<Map>(new_id(), std::move(spec), std::move(*memory), std::move(*maps), std::move(*bytes)));
+  if (auto entered = made->enter(state_); !entered) return refuse(entered.error());
+  auto map = keep(std::move(made));
+  log_.write(spdlog::level::info, map->spec.uid,
+             fmt::format("{} created: {} {}, {} bytes in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
+                         map->elements() ? "elements" : "bytes of data", map->size(), map->spec.mode, map->spec.uid));
+  return map;
 }
 
 std::shared_ptr<Map> MapTable::keep(std::unique_ptr<Map> made) {
   const std::shared_ptr<Map> map(made.release(), [this](Map* m) { forget(m); });
   maps_.emplace(map->id, map.get());
-  log_.write(spdlog::level::info, map->spec.uid,
-             fmt::format("{} created: {} {}, {} bytes in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
-                         map->elements() ? "elements" : "bytes of data", map->size(), map->spec.mode, map->spec.uid));
   return map;
 }
 
@@ -82,23 +93,17 @@ std::uint32_t MapTable::next_id(std::uint32_t after, const Peer& peer) const {
 Answer<UniqueFd> MapTable::issue_token(const std::shared_ptr<Map>& map, unsigned rights, const Peer& peer) {
   auto charge = quota_.charge(Resource::Tokens, peer.uid);
   if (!charge) return tl::unexpected(charge.error());
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
-    return refuse(Error{errno, "create a token"});
-  UniqueFd ours(ends[0]), theirs(ends[1]);
-  const auto cookie = cookie_of(theirs.get());
-  if (!cookie) return refuse(cookie.error());
-  if (::shutdown(ours.get(), SHUT_RD) < 0) return refuse(Error{errno, "shut down a token"});
-  epoll_event ev{};  // no events: a hang-up is always reported
-  ev.data.u64 = *cookie;
-  const int end = ours.get();
-  tokens_.emplace(*cookie, std::make_unique<Token>(map, rights, std::move(ours), std::move(*charge)));
-  if (::epoll_ctl(hangups_.get(), EPOLL_CTL_ADD, end, &ev) < 0) {
-    const int err = errno;
-    tokens_.erase(*cookie);
-    return refuse(Error{err, "watch a token"});
+  auto made = make_token_socket();
+  if (!made) return refuse(made.error());
+  auto kept = state_.put(TokenEntry{made->cookie, map->id, rights, peer.uid, 0}, {{Held::Token, made->ours.get()}});
+  if (!kept) return refuse(kept.error());
+  const auto [it, added] = tokens_.emplace(
+      made->cookie, std::make_unique<Token>(map, rights, std::move(made->ours), std::move(*charge), std::move(*kept)));
+  if (auto watched = hangups_.watch(it->second->end.get(), made->cookie); !watched) {
+    tokens_.erase(it);
+    return tl::unexpected(watched.error());
   }
-  return theirs;
+  return std::move(made->theirs);
 }
 
 const Token* MapTable::find_token(int fd) const {
@@ -109,19 +114,13 @@ const Token* MapTable::find_token(int fd) const {
 }
 
 void MapTable::drop_dead_tokens() {
-  std::array<epoll_event, 64> events;
-  for (;;) {
-    const int n = ::epoll_wait(hangups_.get(), events.data(), static_cast<int>(events.size()), 0);
-    if (n <= 0) return;
-    for (int i = 0; i < n; ++i) {
-      const std::uint64_t cookie = events[static_cast<std::size_t>(i)].data.u64;  // a copy: epoll_event is packed
-      const auto it = tokens_.find(cookie);
-      if (it == tokens_.end()) return;  // cannot be; but never loop on it
-      // Explicitly: a copy of our end elsewhere (over fork) would keep it in the set and report it for ever.
-      ::epoll_ctl(hangups_.get(), EPOLL_CTL_DEL, it->second->end.get(), nullptr);
-      tokens_.erase(it);
-    }
-  }
+  hangups_.take([this](std::uint64_t cookie) {
+    const auto it = tokens_.find(cookie);
+    if (it == tokens_.end()) return false;
+    hangups_.forget(it->second->end.get());
+    tokens_.erase(it);
+    return true;
+  });
 }
 
 Answer<void> MapTable::pin(const std::shared_ptr<Map>& map, const std::string& path, const Peer& peer) {
@@ -129,9 +128,13 @@ Answer<void> MapTable::pin(const std::shared_ptr<Map>& map, const std::string& p
     return refuse(EEXIST, fmt::format("{} is pinned already; unpin it or use another path", wire::printable(path)));
   auto charge = quota_.charge(Resource::Pins, peer.uid);
   if (!charge) return tl::unexpected(charge.error());
+  PinEntry entry{map->id, peer.uid, {}};
+  path.copy(entry.path, sizeof entry.path - 1);
+  auto kept = state_.put(entry, {});
+  if (!kept) return refuse(kept.error());
   map->pins.insert(path);
   try {
-    pins_.emplace(path, Pin{map, peer.uid, std::move(*charge)});
+    pins_.emplace(path, Pin{map, peer.uid, std::move(*charge), std::move(*kept)});
   } catch (...) {
     map->pins.erase(path);
     throw;
@@ -158,6 +161,43 @@ Answer<void> MapTable::unpin(const std::string& path, const Peer& peer) {
 std::shared_ptr<Map> MapTable::find_pin(const std::string& path) const {
   const auto it = pins_.find(path);
   return it == pins_.end() ? nullptr : it->second.map;
+}
+
+// --- what another daemon has left --------------------------------------------------------------------------------------------
+
+std::shared_ptr<Map> MapTable::resume(const MapEntry& e, shm::RingMemory memory, UniqueFd kick, Kept kept) {
+  memory.layout = shm::Layout{shm::page_size(), e.max_entries};
+  MapSpec spec = spec_of(e);
+  auto maps = quota_.charge_anyway(Resource::Maps, e.uid),
+       bytes = quota_.charge_anyway(Resource::Bytes, e.uid, memory.layout.c_size() + memory.layout.p_size());
+  auto map = std::make_unique<Map>(e.id, std::move(spec), std::move(memory), std::move(maps), std::move(bytes));
+  map->resume(std::move(kept), std::move(kick));
+  return keep(std::move(map));
+}
+
+std::shared_ptr<Map> MapTable::resume(const MapEntry& e, UniqueFd table, Kept kept) {
+  MapSpec spec = spec_of(e);
+  auto elements = ElementTable::resume(std::move(table), spec.outer(), [this](std::uint32_t id) { return find(id); });
+  if (!elements) return nullptr;
+  auto maps = quota_.charge_anyway(Resource::Maps, e.uid),
+       bytes = quota_.charge_anyway(Resource::Bytes, e.uid, ElementTable::memory_size(spec.outer().layout()));
+  auto map = std::make_unique<Map>(e.id, std::move(spec), std::move(*elements), std::move(maps), std::move(bytes));
+  map->resume(std::move(kept), {});
+  return keep(std::move(map));
+}
+
+void MapTable::resume(const TokenEntry& e, UniqueFd end, Kept kept) {
+  const auto map = find(e.map);
+  if (!map || !hangups_.watch(end.get(), e.cookie)) return;
+  auto charge = quota_.charge_anyway(Resource::Tokens, e.uid);
+  tokens_.emplace(e.cookie, std::make_unique<Token>(map, e.rights, std::move(end), std::move(charge), std::move(kept)));
+}
+
+void MapTable::resume(const PinEntry& e, Kept kept) {
+  const auto map = find(e.map);
+  const std::string path(e.path, ::strnlen(e.path, sizeof e.path));
+  if (!map || !map->pins.insert(path).second) return;
+  pins_.emplace(path, Pin{map, e.uid, quota_.charge_anyway(Resource::Pins, e.uid), std::move(kept)});
 }
 
 }  // namespace ringbuf::daemon

@@ -2,8 +2,6 @@
 // All maps, and what keeps them alive besides attachments and maps of maps: tokens and pins. A map goes with the last of them.
 #pragma once
 
-#include <sys/epoll.h>
-
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -13,21 +11,22 @@
 
 #include "base/unique_fd.hpp"
 #include "daemon/client_log.hpp"
+#include "daemon/hangups.hpp"
 #include "daemon/map.hpp"
 #include "daemon/policy.hpp"
 
 namespace ringbuf::daemon {
 
-// A map descriptor is one end of a socketpair, known by its cookie; this is the daemon's side of it. It is shut down for reading,
-// so that nothing (a token least of all) can hide in its queue, and it hangs up when the last copy of the client's end is closed.
+// A map descriptor, as the daemon sees it (token_socket.hpp).
 struct Token {
   std::shared_ptr<Map> map;
   unsigned rights;
   UniqueFd end;
   Charge charge;
+  Kept kept;
 
-  Token(std::shared_ptr<Map> m, unsigned r, UniqueFd e, Charge c)
-      : map(std::move(m)), rights(r), end(std::move(e)), charge(std::move(c)) {
+  Token(std::shared_ptr<Map> m, unsigned r, UniqueFd e, Charge c, Kept k)
+      : map(std::move(m)), rights(r), end(std::move(e)), charge(std::move(c)), kept(std::move(k)) {
     ++map->tokens;
   }
   Token(const Token&) = delete;
@@ -39,12 +38,14 @@ struct Pin {
   std::shared_ptr<Map> map;
   uid_t uid;  // who pinned it
   Charge charge;
+  Kept kept;
 };
 
 class MapTable {
  public:
-  // `hangups` is an epoll descriptor.
-  MapTable(Quota& quota, ClientLog& log, UniqueFd hangups) : quota_(quota), log_(log), hangups_(std::move(hangups)) {}
+  // `epoll` is an epoll descriptor.
+  MapTable(Quota& quota, ClientLog& log, State& state, UniqueFd epoll)
+      : quota_(quota), log_(log), state_(state), hangups_(std::move(epoll)) {}
   MapTable(const MapTable&) = delete;
   ~MapTable();
 
@@ -55,13 +56,17 @@ class MapTable {
   std::shared_ptr<Map> find(std::uint32_t id) const;  // null: there is none
   std::vector<std::shared_ptr<Map>> find_by_name(const std::string& name, const Peer& peer) const;
   std::uint32_t next_id(std::uint32_t after, const Peer& peer) const;  // 0: there is none
+  // What another daemon has left. Nothing is refused for its limits. Null: it cannot be used.
+  std::shared_ptr<Map> resume(const MapEntry& entry, shm::RingMemory memory, UniqueFd kick, Kept kept);
+  std::shared_ptr<Map> resume(const MapEntry& entry, UniqueFd table, Kept kept);
+  void resume(const TokenEntry& entry, UniqueFd end, Kept kept);
+  void resume(const PinEntry& entry, Kept kept);
 
   // Returns the client's end.
   Answer<UniqueFd> issue_token(const std::shared_ptr<Map>& map, unsigned rights, const Peer& peer);
   const Token* find_token(int fd) const;  // null: the descriptor is no token of ours
-  // Becomes readable when tokens have hung up; drop_dead_tokens() then drops them. Also called before each request is looked at:
-  // a close that came before a request is seen before the request.
-  int hangups() const { return hangups_.get(); }
+  // Becomes readable when tokens have hung up; drop_dead_tokens() then drops them.
+  int hangups() const { return hangups_.fd(); }
   void drop_dead_tokens();
 
   Answer<void> pin(const std::shared_ptr<Map>& map, const std::string& path, const Peer& peer);
@@ -75,9 +80,9 @@ class MapTable {
 
   Quota& quota_;
   ClientLog& log_;
-  UniqueFd hangups_;  // an epoll fd with every token's end
+  State& state_;
+  Hangups hangups_;  // every token's end, by cookie
   std::map<std::uint32_t, Map*> maps_;
-  std::uint32_t last_id_ = 0;
   std::unordered_map<std::uint64_t, std::unique_ptr<Token>> tokens_;  // by cookie of the client's end
   std::map<std::string, Pin> pins_;
 };

@@ -52,6 +52,11 @@ Answer<Charge> Quota::charge(Resource resource, uid_t uid, std::uint64_t amount)
   if (const auto limit = limits_[r].in_all; used_[r] > limit || amount > limit - used_[r])
     return refuse(ENOSPC, fmt::format("{}the daemon holds {} {} and may hold {}; start ringbufd with a higher --max-{}",
                                       amount == 1 ? "" : fmt::format("uid {} {}", uid, wants), used_[r], name, limit, name));
+  return charge_anyway(resource, uid, amount);
+}
+
+Charge Quota::charge_anyway(Resource resource, uid_t uid, std::uint64_t amount) {
+  const auto r = static_cast<std::size_t>(resource);
   by_uid_[uid][r] += amount;
   used_[r] += amount;
   return Charge(this, resource, uid, amount);

@@ -10,6 +10,7 @@
 #include "base/notify.hpp"
 #include "base/seqpacket.hpp"
 #include "daemon/descriptor_limit.hpp"
+#include "daemon/restore.hpp"
 
 namespace ringbuf::daemon {
 namespace {
@@ -30,71 +31,89 @@ UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_C
 
 }  // namespace
 
-Server::Server(boost::asio::io_context& io, const ServerConfig& config, UniqueFd keeper, UniqueFd hangups)
+Server::Server(boost::asio::io_context& io, std::unique_ptr<Keeper> keeper, std::unique_ptr<Core> core)
     : io_(io),
-      keeper_(io, std::move(keeper)),
-      quota_(config.limits),
-      table_(quota_, log_, std::move(hangups)),
+      keeper_(std::move(keeper)),
+      core_(std::move(core)),
       listener_(io),
-      hangups_(io),
+      token_hangups_(io),
+      client_hangups_(io),
       retry_(io),
       spare_(spare_descriptor()) {}
 
-Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const ServerConfig& config, UniqueFd keeper,
+Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const ServerConfig& config, UniqueFd keeper_socket,
                                               Inherited inherited) {
   auto listening = Listener::obtain(config.socket, config.socket_mode, inherited);
   if (!listening) return tl::unexpected(listening.error());
-  auto hangups = make_epoll();
-  if (!hangups) return refuse(hangups.error());
-  UniqueFd watched(::fcntl(hangups->get(), F_DUPFD_CLOEXEC, 0));
-  if (!watched) return refuse(Error{errno, "copy a descriptor"});
+  auto tokens = make_epoll(), clients = make_epoll();
+  if (!tokens) return refuse(tokens.error());
+  if (!clients) return refuse(clients.error());
+  UniqueFd watched_tokens(::fcntl(tokens->get(), F_DUPFD_CLOEXEC, 0)),
+      watched_clients(::fcntl(clients->get(), F_DUPFD_CLOEXEC, 0));
+  if (!watched_tokens || !watched_clients) return refuse(Error{errno, "copy a descriptor"});
   // Accepted sockets inherit it, so that no message can come without credentials.
   const int on = 1;
   if (::setsockopt(listening->fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
     return refuse(Error{errno, "ask for credentials"});
 
-  std::unique_ptr<Server> server(new Server(io, config, std::move(keeper), std::move(*hangups)));
+  auto keeper = std::make_unique<Keeper>(io, std::move(keeper_socket));
+  Result<std::unique_ptr<State>> state;
+  if (UniqueFd left = inherited.take(State::kName)) state = State::adopt(*keeper, std::move(left));
+  if (!state)
+    spdlog::error("cannot take over from the daemon before: cannot {}: {}", state.error().op, std::strerror(state.error().err));
+  const bool taken_over = state && *state;
+  if (!taken_over) state = State::create(*keeper);
+  if (!state) return refuse(state.error());
+  std::unique_ptr<Server> server(
+      new Server(io, std::move(keeper),
+                 std::make_unique<Core>(io, config.limits, std::move(*state), std::move(*tokens), std::move(*clients))));
   server->listening_ = std::move(*listening);
   ensure_descriptors(config.limits);
-  server->listening_.keep(server->keeper_);
-  // Here what was kept is restored. What is still there then is nobody's.
-  for (const std::string& name : inherited.names()) server->keeper_.remove(name);
+  server->listening_.keep(*server->keeper_);
+  if (taken_over) restore(*server->core_, inherited);
+  // What is still there now is nobody's.
+  for (const std::string& name : inherited.names()) server->keeper_->remove(name);
 
-  server->hangups_.assign(watched.release());
+  server->token_hangups_.assign(watched_tokens.release());
+  server->client_hangups_.assign(watched_clients.release());
   server->listener_.assign(server->listening_.fd.release());
-  server->watch_hangups();
+  server->watch(server->token_hangups_, &Server::drop_dead_tokens);
+  server->watch(server->client_hangups_, &Server::bury_dead);
   server->accept_next();
   spdlog::info("ready, socket {}", server->path());
-  server->keeper_.say(fmt::format("READY=1\nSTATUS=Serving {}", server->path()));
+  server->keeper_->say(fmt::format("READY=1\nSTATUS=Serving {}", server->path()));
   return server;
 }
 
 void Server::set_limits(const Limits& limits) {
-  quota_.set_limits(limits);
+  core_->quota.set_limits(limits);
   ensure_descriptors(limits);
 }
 
 void Server::stop() {
   if (!listener_.is_open()) return;
   boost::system::error_code ignored;
-  if (keeper_.present()) {
-    keeper_.say("STOPPING=1");
-    keeper_.abandon();
+  if (keeper_->present()) {
+    keeper_->say("STOPPING=1");
+    keeper_->abandon();
+    core_->state->abandon();
   } else {
     listening_.remove_file();
   }
   listener_.close(ignored);
-  hangups_.close(ignored);
+  token_hangups_.close(ignored);
+  client_hangups_.close(ignored);
   retry_.cancel(ignored);
+  core_->reaper.stop();
   for (auto& [session, owner] : sessions_) session->close();
   sessions_.clear();
 }
 
-void Server::watch_hangups() {
-  hangups_.async_wait(boost::asio::posix::descriptor_base::wait_read, [this](const boost::system::error_code& ec) {
+void Server::watch(boost::asio::posix::stream_descriptor& hangups, void (Server::*gone)()) {
+  hangups.async_wait(boost::asio::posix::descriptor_base::wait_read, [this, &hangups, gone](const boost::system::error_code& ec) {
     if (ec) return;
-    table_.drop_dead_tokens();
-    watch_hangups();
+    (this->*gone)();
+    watch(hangups, gone);
   });
 }
 
@@ -147,21 +166,21 @@ void Server::open_session(UniqueFd socket) {
   const int buffer = kSendBuffer;
   ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
   try {
-    auto charge = quota_.charge(Resource::Sessions, peer->uid);
+    auto charge = core_->quota.charge(Resource::Sessions, peer->uid);
     if (!charge) {
-      log_.write(spdlog::level::warn, peer->uid,
-                 fmt::format("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text));
+      core_->log.write(spdlog::level::warn, peer->uid,
+                       fmt::format("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text));
       const auto frame = wire::encode_error({RINGBUF_HELLO, 0, 0, 0, 0}, charge.error().err, charge.error().text);
       (void)send_frame(socket.get(), frame, {}, MSG_DONTWAIT);
       hang_up(socket.get());
       return;
     }
-    const auto session = std::make_shared<Session>(io_, std::move(socket), std::move(*peer), std::move(*charge), table_,
+    const auto session = std::make_shared<Session>(io_, std::move(socket), std::move(*peer), std::move(*charge), *core_,
                                                    [this](Session* ended) { sessions_.erase(ended); });
     sessions_.emplace(session.get(), session);
     session->read_next();
   } catch (const std::exception& e) {
-    log_.write(spdlog::level::err, uid, fmt::format("cannot open a session of uid {}: {}", uid, e.what()));
+    core_->log.write(spdlog::level::err, uid, fmt::format("cannot open a session of uid {}: {}", uid, e.what()));
   }
 }
 

@@ -10,10 +10,10 @@
 #include <string>
 #include <unordered_map>
 
+#include "daemon/handlers.hpp"
 #include "daemon/inherited.hpp"
 #include "daemon/keeper.hpp"
 #include "daemon/listener.hpp"
-#include "daemon/map_table.hpp"
 #include "daemon/session.hpp"
 
 namespace ringbuf::daemon {
@@ -34,7 +34,7 @@ class Server {
   ~Server() { stop(); }
 
   const std::string& path() const { return listening_.path; }
-  Keeper& keeper() { return keeper_; }
+  Keeper& keeper() { return *keeper_; }
   // Takes nothing from those who hold more than the new ones allow.
   void set_limits(const Limits& limits);
   // Ends all sessions, frees all maps and removes the socket; with a keeper, only lets go of them: another daemon may go on with
@@ -42,23 +42,24 @@ class Server {
   void stop();
 
  private:
-  Server(boost::asio::io_context& io, const ServerConfig& config, UniqueFd keeper, UniqueFd hangups);
+  Server(boost::asio::io_context& io, std::unique_ptr<Keeper> keeper, std::unique_ptr<Core> core);
 
   void accept_next();
   void on_acceptable();
   void turn_away_one();
   void accept_later();
   void open_session(UniqueFd socket);
-  void watch_hangups();
+  void watch(boost::asio::posix::stream_descriptor& hangups, void (Server::*gone)());
+  void drop_dead_tokens() { core_->maps.drop_dead_tokens(); }
+  void bury_dead() { core_->clients.bury_dead(); }
 
   boost::asio::io_context& io_;
-  Keeper keeper_;       // outlives all that tells it what to keep
-  Listener listening_;  // without its descriptor, which listener_ has
-  Quota quota_;
-  ClientLog log_;
-  MapTable table_;
+  std::unique_ptr<Keeper> keeper_;  // outlives all that tells it what to keep
+  Listener listening_;              // without its descriptor, which listener_ has
+  std::unique_ptr<Core> core_;
   boost::asio::posix::stream_descriptor listener_;
-  boost::asio::posix::stream_descriptor hangups_;
+  boost::asio::posix::stream_descriptor token_hangups_;
+  boost::asio::posix::stream_descriptor client_hangups_;
   boost::asio::steady_timer retry_;  // runs only while the system has no descriptors left
   UniqueFd spare_;                   // given up to be able to turn a client away
   bool shortage_logged_ = false;

@@ -10,24 +10,24 @@ namespace ringbuf::daemon {
 
 using boost::asio::posix::descriptor_base;
 
-Session::Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, MapTable& table,
+Session::Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, Core& core,
                  std::function<void(Session*)> on_close)
     : socket_(io),
-      client_{std::move(peer), false, {}, 0},
-      charge_(std::move(charge)),
-      table_(table),
+      caller_{std::move(peer), socket.get(), std::move(charge), nullptr, [this] { end(); }},
+      core_(core),
       on_close_(std::move(on_close)) {
   socket_.assign(socket.get());
   socket.release();
-  spdlog::debug("session opened: pid {}, uid {}, gid {}", client_.peer.pid, client_.peer.uid, client_.peer.gid);
+  spdlog::debug("session opened: pid {}, uid {}, gid {}", caller_.peer.pid, caller_.peer.uid, caller_.peer.gid);
 }
 
 void Session::close() {
   if (!socket_.is_open()) return;
   boost::system::error_code ignored;
   socket_.close(ignored);
-  client_.attachments.clear();
-  spdlog::debug("session closed: pid {}, uid {}", client_.peer.pid, client_.peer.uid);
+  if (caller_.client) caller_.client->on_end = nullptr;
+  caller_.client.reset();
+  spdlog::debug("session closed: pid {}, uid {}", caller_.peer.pid, caller_.peer.uid);
 }
 
 void Session::end() {
@@ -42,7 +42,7 @@ void Session::guarded(F&& f) noexcept {
     try {
       f();
     } catch (const std::exception& e) {
-      warn(fmt::format("session of pid {}, uid {} ended: {}", client_.peer.pid, client_.peer.uid, e.what()));
+      warn(fmt::format("session of pid {}, uid {} ended: {}", caller_.peer.pid, caller_.peer.uid, e.what()));
       end();
     }
   } catch (...) {  // not even that could be said
@@ -62,7 +62,7 @@ void Session::on_readable() {
   std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
   const auto received = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
   if (received && !*received) return end();
-  if (received) return send(answer(frame));
+  if (received) return answer_with(answer(frame));
   if (const int err = received.error().err; err == EAGAIN) return read_next();
   else if (err != EMSGSIZE && err != EPROTO && err != EMFILE) return end();  // the connection broke
   // The frame is lost, but its header tells which request to answer.
@@ -84,12 +84,12 @@ Session::Reply Session::answer(const Frame& frame) {
   }
   const ringbuf_wire_hdr& hdr = message->hdr;
   // A child that inherited the connection is another process, with a life of its own.
-  if (!frame.sender || frame.sender->pid != client_.peer.pid)
-    return refusal(hdr, {EPERM, fmt::format("this session belongs to pid {}; open your own", client_.peer.pid), false});
+  if (!frame.sender || frame.sender->pid != caller_.peer.pid)
+    return refusal(hdr, {EPERM, fmt::format("this session belongs to pid {}; open your own", caller_.peer.pid), false});
   try {
-    auto payload = handle(table_, client_, *message, frame.fds);
+    auto payload = handle(core_, caller_, *message, frame.fds);
     if (!payload) return refusal(hdr, payload.error());
-    spdlog::debug("{} of pid {} done", wire::command_name(hdr.cmd), client_.peer.pid);
+    spdlog::debug("{} of pid {} done", wire::command_name(hdr.cmd), caller_.peer.pid);
     return {wire::encode({hdr.cmd, 0, hdr.seq, 0, 0}, payload->body), std::move(payload->fds), false};
   } catch (const std::bad_alloc&) {
     return refusal(hdr, {ENOMEM, "the daemon has no memory left; try again", false});
@@ -97,7 +97,7 @@ Session::Reply Session::answer(const Frame& frame) {
 }
 
 Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why) {
-  const Peer& peer = client_.peer;
+  const Peer& peer = caller_.peer;
   const char* command = wire::command_name(hdr.cmd);
   if (why.fatal) {
     warn(fmt::format("pid {}, uid {} broke the protocol ({}), its session ends: {}", peer.pid, peer.uid, command, why.text));
@@ -109,7 +109,17 @@ Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why)
   return {wire::encode_error({hdr.cmd, 0, hdr.seq, 0, 0}, why.err, why.text), {}, why.fatal};
 }
 
+// A reply waits until the keeper has been told of what it speaks of: what a client knows of outlives the daemon.
+void Session::answer_with(Reply reply) {
+  if (!core_.keeper.present()) return send(std::move(reply));
+  auto kept = std::make_shared<Reply>(std::move(reply));  // handlers have to be copyable
+  core_.keeper.when_sent([weak = weak_from_this(), kept] {
+    if (const auto self = weak.lock()) self->guarded([&] { self->send(std::move(*kept)); });
+  });
+}
+
 void Session::send(Reply reply) {
+  if (!socket_.is_open()) return;  // the client was found to be gone
   std::vector<int> fds;
   for (const UniqueFd& fd : reply.fds) fds.push_back(fd.get());
   const auto sent = send_frame(socket_.native_handle(), reply.frame, fds, MSG_DONTWAIT);
@@ -120,7 +130,7 @@ void Session::send(Reply reply) {
   if (sent) return read_next();
   if (sent.error().err != EAGAIN) {
     if (sent.error().err != EPIPE && sent.error().err != ECONNRESET)
-      warn(fmt::format("cannot answer pid {}, uid {}, its session ends: {}", client_.peer.pid, client_.peer.uid,
+      warn(fmt::format("cannot answer pid {}, uid {}, its session ends: {}", caller_.peer.pid, caller_.peer.uid,
                        std::strerror(sent.error().err)));
     return end();
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One client's connection: a request is read, answered, and only then the next one is read. At most one reply waits for a client
-// that does not read; such a client costs nobody else anything.
+// One connection of a client: a request is read, answered, and only then the next one is read. At most one reply waits for a
+// client that does not read; such a client costs nobody else anything.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -17,12 +17,12 @@ namespace ringbuf::daemon {
 class Session : public std::enable_shared_from_this<Session> {
  public:
   // `on_close` is called once, when the session has ended by itself. Throws what Asio throws.
-  Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, MapTable& table,
+  Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, Core& core,
           std::function<void(Session*)> on_close);
   Session(const Session&) = delete;
 
   void read_next();
-  void close();  // detaches everything; idempotent; does not call on_close
+  void close();  // idempotent; does not call on_close
 
  private:
   struct Reply {
@@ -34,16 +34,16 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_readable();
   Reply answer(const Frame& frame);
   Reply refusal(const ringbuf_wire_hdr& hdr, const Refusal& why);
+  void answer_with(Reply reply);
   void send(Reply reply);
   void end();
-  void warn(const std::string& text) { table_.log().write(spdlog::level::warn, client_.peer.uid, text); }
+  void warn(const std::string& text) { core_.log.write(spdlog::level::warn, caller_.peer.uid, text); }
   template <class F>
   void guarded(F&& f) noexcept;
 
   boost::asio::posix::stream_descriptor socket_;
-  Client client_;
-  Charge charge_;
-  MapTable& table_;
+  Caller caller_;
+  Core& core_;
   std::function<void(Session*)> on_close_;
 };
 

@@ -25,7 +25,7 @@ int Attachment::map_memory(int c_fd, int p_fd, const shm::RingSpec& spec) {
   if (!mapping) return api_fail(mapping.error());
   mapping_ = std::move(*mapping);
   view_ = mapping_.view();
-  view_.robust = embedded_ != nullptr;  // who shares it descends from one process, in one pid namespace
+  view_.robust = robust_;
   view_.ring_flags = spec.ring_flags;
   view_.map_type = spec.map_type;
   view_.map_flags = spec.map_flags;
@@ -41,7 +41,8 @@ int Attachment::from_daemon(const ringbuf_map& map) {
   ringbuf_attach_reply reply{};
   std::vector<UniqueFd> fds;
   const std::size_t n_fds = role_ == RINGBUF_OBSERVER ? 2 : 3;
-  if (int r = map.session->ask(RINGBUF_ATTACH, ringbuf_attach_req{role_, 0}, map.token.get(), &reply, n_fds, &fds, &connection_);
+  if (int r = map.session->ask(RINGBUF_ATTACH, ringbuf_attach_req{role_, map.session->new_attachment()}, map.token.get(), &reply,
+                               n_fds, &fds, &lease_);
       r < 0)
     return r;
   session_ = map.session;
@@ -53,11 +54,13 @@ int Attachment::from_daemon(const ringbuf_map& map) {
     return api_fail(EPROTO, "the daemon described a ring that cannot be");
   slot_ = reply.slot;
   if (n_fds == 3) notify_ = std::move(fds[2]);
+  robust_ = (reply.flags & RINGBUF_ATTACHED_ROBUST) != 0;
   return map_memory(fds[0].get(), fds[1].get(), spec);
 }
 
 int Attachment::from_embedded(const ringbuf_map& map) {
   EmbeddedRing& ring = *map.embedded;
+  robust_ = true;  // who shares it descends from one process, in one pid namespace
   if (role_ == RINGBUF_PRODUCER) {
     notify_.reset(::fcntl(ring.signal.get(), F_DUPFD_CLOEXEC, 3));
     if (!notify_) return api_fail(Error{errno, "duplicate an eventfd"});
@@ -94,7 +97,7 @@ int Attachment::make(const ringbuf_map& map, ringbuf_role role, std::unique_ptr<
 Attachment::~Attachment() {
   if (!ours()) return;
   const int saved = errno;
-  if (session_) session_->detach(id_, connection_);
+  if (session_) session_->detach(id_, lease_);
   if (embedded_) {
     std::lock_guard lock(embedded_->mutex);
     --embedded_->attached[role_];

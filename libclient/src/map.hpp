@@ -57,9 +57,10 @@ class Attachment {
   std::shared_ptr<EmbeddedRing> embedded_;
   ringbuf_role role_{};
   std::uint32_t id_ = 0;
-  std::uint64_t connection_ = 0;
+  std::uint64_t lease_ = 0;
   pid_t pid_ = 0;
   std::uint32_t slot_ = 0;
+  bool robust_ = false;
   UniqueFd notify_;  // producers: eventfd; consumers: epoll
   Mapping mapping_;
   ringbuf_view view_{};

@@ -81,7 +81,7 @@ class OuterShare {
   static int of(ringbuf_map& map, std::shared_ptr<OuterShare>* ret);
   ~OuterShare() {
     const int saved = errno;
-    if (attachment_ != 0 && ours()) session_->detach(attachment_, connection_);
+    if (attachment_ != 0 && ours()) session_->detach(attachment_, lease_);
     errno = saved;
   }
   OuterShare(const OuterShare&) = delete;
@@ -110,7 +110,7 @@ class OuterShare {
   std::shared_ptr<Session> session_;
   UniqueFd token_;
   std::uint32_t attachment_ = 0;
-  std::uint64_t connection_ = 0;
+  std::uint64_t lease_ = 0;
   FileMapping memory_;
   shm::Elements table_;
   // Held during requests, so it is no ForkMutex; a child does not use its parent's.
@@ -147,7 +147,8 @@ int OuterShare::attach(const ringbuf_map& map) {
   ringbuf_attach_reply reply{};
   std::vector<UniqueFd> fds;
   session_ = map.session;
-  if (int r = session_->ask(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_OBSERVER, 0}, token_.get(), &reply, 1, &fds, &connection_);
+  if (int r = session_->ask(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_OBSERVER, session_->new_attachment()}, token_.get(),
+                            &reply, 1, &fds, &lease_);
       r < 0)
     return r;
   attachment_ = reply.attachment;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "session.hpp"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -9,6 +10,34 @@
 #include "base/seqpacket.hpp"
 
 namespace ringbuf {
+namespace {
+
+constexpr int kTries = 10;  // of one request: a daemon that is killed that often while it is answered is not to be had
+
+// How long a request waits for a daemon that does not answer, because it was stopped or hangs.
+int timeout_ms() {
+  const char* named = std::getenv("RINGBUFD_TIMEOUT_MS");
+  const int ms = named ? std::atoi(named) : 0;
+  return ms > 0 ? ms : 30'000;
+}
+
+std::uint64_t pid_namespace() {
+  struct stat st;
+  return ::stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
+}
+
+// What may be done twice: tokens whose reply was lost are closed with it, and an attachment with the same number is made anew.
+bool is_repeatable(ringbuf_cmd cmd) {
+  switch (cmd) {
+    case RINGBUF_OBJ_PIN:
+    case RINGBUF_OBJ_UNPIN:
+    case RINGBUF_MAP_UPDATE_ELEM:
+    case RINGBUF_MAP_DELETE_ELEM: return false;
+    default: return true;
+  }
+}
+
+}  // namespace
 
 std::string default_socket() {
   const char* named = std::getenv("RINGBUFD_SOCKET");
@@ -21,48 +50,80 @@ std::string default_socket() {
 Session::~Session() {
   std::lock_guard lock(mutex_);
   socket_.reset();
+  lease_.reset();
 }
 
 int Session::open() {
   std::lock_guard lock(mutex_);
-  return open_locked();
+  Lost lost{};
+  return open_locked(&lost);
 }
 
-int Session::open_locked() {
-  auto fd = connect_to(path_);
+int Session::open_locked(Lost* ret_lost) {
+  auto fd = connect_to(path_, timeout_ms());
   if (!fd) {
+    const int err = fd.error().err == EAGAIN ? ETIMEDOUT : fd.error().err;
     char reason[128];
-    return api_fail(fd.error().err, "no ringbufd at " + path_ + ": " + ::strerror_r(fd.error().err, reason, sizeof reason));
+    return api_fail(err, "no ringbufd at " + path_ + ": " + ::strerror_r(err, reason, sizeof reason));
   }
   socket_ = std::move(*fd);
-  ++connection_;
-  const ringbuf_hello_req hello{RINGBUF_WIRE_VERSION, 0};
+  const ringbuf_hello_req hello{RINGBUF_WIRE_VERSION, 0, pid_namespace()};
   Reply reply;
-  if (int r = exchange(RINGBUF_HELLO, std::as_bytes(std::span(&hello, 1)), -1, &reply); r < 0) {
+  if (int r = exchange(RINGBUF_HELLO, std::as_bytes(std::span(&hello, 1)), lease_.get(), &reply, ret_lost); r < 0) {
     socket_.reset();
     return r;
   }
   auto answer = wire::decode_as<ringbuf_hello_reply>(reply.body);
-  if (!answer) return api_fail(answer.error());
+  if (!answer || reply.fds.size() != (answer->resumed ? 0 : 1)) {
+    socket_.reset();
+    return answer ? api_fail(EPROTO, "the daemon answered HELLO with the wrong number of descriptors") : api_fail(answer.error());
+  }
+  if (answer->resumed) return 0;
+  lease_ = std::move(reply.fds[0]);
+  ++lease_number_;
   return 0;
 }
 
 int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply) {
   std::lock_guard lock(mutex_);
-  if (!socket_)
-    if (int r = open_locked(); r < 0) {
-      if (r != -ENOENT) return r;
-      errno = ECONNREFUSED;  // ENOENT says of a request that what it names is not there
-      return -ECONNREFUSED;
-    }
-  return exchange(cmd, body, fds, ret_reply);
+  return call_locked(cmd, body, fds, ret_reply);
 }
 
-void Session::detach(std::uint32_t attachment, std::uint64_t connection) {
+// A request whose connection broke is sent again: surely if it has not been sent, else if it does no harm twice.
+int Session::call_locked(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply) {
+  for (int tries = 1;; ++tries) {
+    Lost lost = Lost::No;
+    int r = 0;
+    if (!socket_) {
+      r = open_locked(&lost);
+      if (r < 0 && lost != Lost::No) lost = Lost::Unsent;  // HELLO does no harm
+      if (r == -ENOENT) {
+        errno = ECONNREFUSED;  // ENOENT says of a request that what it names is not there
+        return -ECONNREFUSED;
+      }
+    }
+    if (r == 0) r = exchange(cmd, body, fds, ret_reply, &lost);
+    if (lost == Lost::No || (lost == Lost::Unanswered && !is_repeatable(cmd)) || tries == kTries) return r;
+  }
+}
+
+std::uint32_t Session::new_attachment() {
   std::lock_guard lock(mutex_);
-  if (!socket_ || connection_ != connection) return;
+  if (++attachments_ == 0) ++attachments_;
+  return attachments_;
+}
+
+void Session::detach(std::uint32_t attachment, std::uint64_t lease) {
+  std::lock_guard lock(mutex_);
+  if (!lease_ || lease_number_ != lease) return;
   const ringbuf_detach_req body{attachment, 0};
-  exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+  call_locked(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+}
+
+// The reply may still come, so this connection is of no use any more.
+int Session::no_answer() {
+  socket_.reset();
+  return api_fail(ETIMEDOUT, "the daemon at " + path_ + " does not answer; is it stopped?");
 }
 
 // Detaches what a reply to ATTACH would have given us.
@@ -72,26 +133,35 @@ void Session::give_back(ringbuf_cmd cmd, const Frame& frame) {
   const auto reply = wire::decode_as<ringbuf_attach_reply>(message->body);
   if (!reply) return;
   const ringbuf_detach_req body{reply->attachment, 0};
-  exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+  Lost lost{};
+  exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr, &lost);
 }
 
-int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply) {
+int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply, Lost* ret_lost) {
   ringbuf_wire_hdr hdr{};
   hdr.cmd = static_cast<std::uint16_t>(cmd);
   hdr.seq = ++seq_;
   const auto message = wire::encode(hdr, body);
   auto frame = std::make_unique<Frame>();  // before anything is sent: a reply must not stay unread for want of memory
   auto sent = send_frame(socket_.get(), message, fds.all());
-  if (!sent && sent.error().err != EPIPE) return api_fail(sent.error());
+  const bool broken = !sent && (sent.error().err == EPIPE || sent.error().err == ECONNRESET);
+  if (!sent && sent.error().err == EAGAIN) return no_answer();
+  if (!sent && !broken) return api_fail(sent.error());
   // After EPIPE the daemon's last word may still be there to read.
   auto received = recv_frame(socket_.get(), *frame);
   if (!received && received.error().err == EMFILE) {  // the reply came, its descriptors could not
     give_back(cmd, *frame);
     return api_fail(received.error());
   }
+  if (!received && received.error().err == EAGAIN) return no_answer();
   if (!received || !*received) {
     socket_.reset();
-    return received ? api_fail(ECONNRESET, "the daemon at " + path_ + " closed the connection") : api_fail(received.error());
+    if (received || received.error().err == ECONNRESET) {
+      *ret_lost = broken ? Lost::Unsent : Lost::Unanswered;
+      return api_fail(ECONNRESET, std::string("the daemon at ") + path_ + " went away" +
+                                      (broken || is_repeatable(cmd) ? "" : "; the request may or may not have been done"));
+    }
+    return api_fail(received.error());
   }
   auto message_in = wire::decode(frame->bytes());
   if (!message_in) {
@@ -107,7 +177,7 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_rep
     return api_fail(EPROTO, "the daemon answered another request");
   }
   if (ret_reply) {
-    ret_reply->connection = connection_;
+    ret_reply->lease = lease_number_;
     ret_reply->body.assign(message_in->body.begin(), message_in->body.end());
     ret_reply->fds = std::move(frame->fds);
   }

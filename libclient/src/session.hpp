@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// One connection with the daemon: a request, its reply. Any thread; requests take turns. After fork the child's first request
-// opens a connection of its own.
+// A client of the daemon: a request, its reply. Any thread; requests take turns. The connection may break, because the daemon was
+// killed or restarted: the next request opens another one, and with the lease all attachments go on, if the daemon that answers
+// has taken over from the one before. After fork the child's first request makes it a client of its own.
 #pragma once
 
 #include <sys/types.h>
@@ -21,7 +22,7 @@
 namespace ringbuf {
 
 struct Reply {
-  std::uint64_t connection = 0;  // the session's how many-th connection answered
+  std::uint64_t lease = 0;  // the session's how many-th lease it came under
   std::vector<std::byte> body;
   std::vector<UniqueFd> fds;
 };
@@ -49,7 +50,7 @@ class Session {
   // The same with the reply's struct decoded; ret_fds = how many descriptors it must have.
   template <class Rep, class Req>
   int ask(ringbuf_cmd cmd, const Req& body, Fds fds, Rep* ret_body, std::size_t n_fds = 0,
-          std::vector<UniqueFd>* ret_fds = nullptr, std::uint64_t* ret_connection = nullptr) {
+          std::vector<UniqueFd>* ret_fds = nullptr, std::uint64_t* ret_lease = nullptr) {
     Reply reply;
     if (int r = call(cmd, body, fds, &reply); r < 0) return r;
     auto decoded = wire::decode_as<Rep>(reply.body);
@@ -57,24 +58,36 @@ class Session {
     if (reply.fds.size() != n_fds) return api_fail(EPROTO, "the daemon answered with the wrong number of descriptors");
     *ret_body = *decoded;
     if (ret_fds) *ret_fds = std::move(reply.fds);
-    if (ret_connection) *ret_connection = reply.connection;
+    if (ret_lease) *ret_lease = reply.lease;
     return 0;
   }
-  // Gives back what `connection` got under this number; with that connection it has gone already.
-  void detach(std::uint32_t attachment, std::uint64_t connection);
+  // The number for an ATTACH: ours to choose, so that we can name an attachment whose reply was lost.
+  std::uint32_t new_attachment();
+  // Gives back what it got under this number and lease; with that lease it has gone already.
+  void detach(std::uint32_t attachment, std::uint64_t lease);
 
  private:
+  // How far a request has come when its connection broke.
+  enum class Lost { No, Unsent, Unanswered };
+
   int call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
-  int open_locked();
+  int call_locked(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
+  int open_locked(Lost* ret_lost);
   void give_back(ringbuf_cmd cmd, const Frame& frame);
-  int exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
+  int exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply, Lost* ret_lost);
+  int no_answer();
 
   const std::string path_;
-  UniqueFd socket_;               // guarded by mutex_
-  std::uint64_t connection_ = 0;  // guarded by mutex_
-  std::uint32_t seq_ = 0;         // guarded by mutex_
-  // A child closes its copy of the socket, so that the daemon notices when the parent goes.
-  ForkMutex mutex_{[this] { socket_.reset(); }};
+  UniqueFd socket_;                 // guarded by mutex_, as all of this
+  UniqueFd lease_;                  // nobody else may have it
+  std::uint64_t lease_number_ = 0;  // how many we had
+  std::uint32_t attachments_ = 0;   // how many we asked for
+  std::uint32_t seq_ = 0;
+  // A child closes its copies, so that the daemon notices when the parent goes.
+  ForkMutex mutex_{[this] {
+    socket_.reset();
+    lease_.reset();
+  }};
 };
 
 std::string default_socket();

@@ -2,6 +2,7 @@
 #include "base/seqpacket.hpp"
 
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include <cstring>
@@ -30,11 +31,17 @@ Result<UniqueFd> listen_at(const std::string& path, unsigned mode) {
   return fd;
 }
 
-Result<UniqueFd> connect_to(const std::string& path) {
+Result<UniqueFd> connect_to(const std::string& path, int timeout_ms) {
   auto a = address(path);
   if (!a) return tl::unexpected(a.error());
   UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd) return fail_errno("create a socket");
+  if (timeout_ms > 0) {
+    const timeval t{timeout_ms / 1000, timeout_ms % 1000 * 1000};
+    if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t) < 0 ||
+        ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t) < 0)
+      return fail_errno("set a socket's timeout");
+  }
   while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*a), sizeof *a) < 0)
     if (errno != EINTR) return fail_errno("connect to the daemon");
   return fd;

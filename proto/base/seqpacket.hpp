@@ -30,7 +30,8 @@ struct Frame {
 
 // ENAMETOOLONG: a socket path has at most 107 bytes.
 Result<UniqueFd> listen_at(const std::string& path, unsigned mode);  // non-blocking; the path must not exist
-Result<UniqueFd> connect_to(const std::string& path);                // blocking
+// Blocking; with a timeout, connecting and every later send and receive fails with EAGAIN after so long. 0: none.
+Result<UniqueFd> connect_to(const std::string& path, int timeout_ms = 0);
 
 // Whole or not at all. EAGAIN: the peer does not read (only with MSG_DONTWAIT in `flags`). Never raises SIGPIPE.
 Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<const int> fds, int flags = 0);

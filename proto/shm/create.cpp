@@ -119,7 +119,9 @@ Result<RingMemory> create_ring(const RingSpec& spec) {
   return ring;
 }
 
-std::uint64_t outer_file_size(const OuterLayout& layout) { return (layout.size() + page_size() - 1) / page_size() * page_size(); }
+std::uint64_t outer_file_size(const OuterLayout& layout) {
+  return (layout.size() + trailer_size(layout) + page_size() - 1) / page_size() * page_size();
+}
 
 const char* spec_error(const OuterSpec& spec) {
   const bool hash = spec.map_type == kHashOfMaps;

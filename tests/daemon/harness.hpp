@@ -113,10 +113,21 @@ class Client {
   explicit Client(const std::string& path) : Client(path, Silent{}) { hello_ = call(RINGBUF_HELLO, hello_req()); }
   explicit Client(const InProcessDaemon& d) : Client(d.socket()) {}
 
-  static ringbuf_hello_req hello_req() { return {RINGBUF_WIRE_VERSION, 0}; }
+  static ringbuf_hello_req hello_req() { return {RINGBUF_WIRE_VERSION, 0, 0}; }
   const Reply& hello() const { return hello_; }
   int fd() const { return fd_.get(); }
-  void close() { fd_.reset(); }
+  // The connection, and the lease: as a process that ends.
+  void close() {
+    fd_.reset();
+    hello_.fds.clear();
+  }
+  // The connection breaks, and this client comes back with its lease.
+  Reply reconnect(const std::string& path) {
+    fd_ = std::move(*connect_to(path));
+    Reply again = call(RINGBUF_HELLO, hello_req(), {lease()});
+    return again;
+  }
+  int lease() const { return hello_.fds.at(0).get(); }
 
   bool send(std::span<const std::byte> frame, std::vector<int> fds = {}, int flags = 0) {
     return send_frame(fd_.get(), frame, fds, flags).has_value();

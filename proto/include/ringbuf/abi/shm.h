@@ -79,7 +79,9 @@ struct ringbuf_consumer_page {
   uint64_t wakeups;        /* +208: times that the consumer returned from sleep because it was notified */
   uint64_t missed_records; /* +216: overwrite mode: records that were overwritten before they could be delivered */
   uint64_t missed_bytes;   /* +224: payload bytes of these */
-  uint64_t pad3[3];
+  uint64_t stalled_pos;    /* +232: where an uncommitted record was in the way when the consumer went to sleep last */
+  uint64_t stalled_ns;     /* +240: since when, CLOCK_MONOTONIC; 0: never */
+  uint64_t pad3;
 };
 
 /* What lies before `pos`, a value of overwrite_pos: records without discarded ones, and their payload bytes. */

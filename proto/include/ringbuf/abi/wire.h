@@ -30,7 +30,7 @@ extern "C" {
 
 /* Commands carry bpf(2)'s names where bpf(2) has them.          fds in a request -> fds in its reply */
 enum ringbuf_cmd {
-  RINGBUF_HELLO = 1,               /* first on each session     - -> -                                 */
+  RINGBUF_HELLO = 1,               /* first on each session     lease or - -> lease if it is a new one */
   RINGBUF_MAP_CREATE = 2,          /* maps of maps: inner token; else - -> token                       */
   RINGBUF_MAP_GET_NEXT_ID = 3,     /*                           - -> -                                 */
   RINGBUF_MAP_GET_FD_BY_ID = 4,    /*                           - -> token                             */
@@ -67,15 +67,19 @@ struct ringbuf_wire_hdr {
   uint32_t reserved2;
 };
 
+/* A lease stands for the client: one end of a socketpair, CLOEXEC, that nobody else may have. What the client has attached to
+ * ends when the last copy of its lease is closed or when its process ends, not with the connection: a client whose connection
+ * broke opens another one and sends its lease along. */
 struct ringbuf_hello_req {
   uint32_t version; /* RINGBUF_WIRE_VERSION of the client; another one is answered EPROTONOSUPPORT */
   uint32_t reserved;
+  uint64_t pid_namespace; /* inode of the client's /proc/self/ns/pid, or 0 */
 };
 struct ringbuf_hello_reply {
   uint32_t version;
   uint32_t page_size;
-  uint32_t pid; /* the daemon's */
-  uint32_t reserved;
+  uint32_t pid;     /* the daemon's */
+  uint32_t resumed; /* 1: the lease that was sent is known and its attachments go on; 0: a new one comes with this reply */
 };
 
 struct ringbuf_map_create_req {
@@ -151,6 +155,20 @@ struct ringbuf_map_info { /* OBJ_GET_INFO_BY_FD takes an empty struct */
   uint32_t pins;
   uint32_t references; /* elements of maps of maps that hold this map */
   uint32_t elements;   /* maps of maps: how many are in use */
+  /* What dead producers had reserved and not committed, and was discarded for them. */
+  uint64_t orphan_records;
+  uint64_t orphan_bytes; /* payload bytes */
+  uint32_t orphan_pid;   /* whose the last one was; 0: none, or a process of another pid namespace */
+  /* Who is in the way: the uncommitted record at consumer_pos (in overwrite mode at pending_pos), and who is inside reserve. */
+  uint32_t head_pid; /* whose the record is */
+  uint64_t head_pos;
+  uint64_t head_ms;    /* it has been seen there for at least so long; with head_slot 0 without meaning */
+  uint32_t head_slot;  /* 0: no uncommitted record is in the way */
+  uint32_t owner_slot; /* 0: nobody is inside reserve */
+  uint32_t owner_pid;
+  uint32_t owner_tid;               /* as the owner sees it */
+  char head_comm[RINGBUF_NAME_LEN]; /* name of head_pid's program, or empty */
+  char owner_comm[RINGBUF_NAME_LEN];
 };
 
 enum ringbuf_role { RINGBUF_PRODUCER = 1, RINGBUF_CONSUMER = 2, RINGBUF_OBSERVER = 3 };
@@ -164,10 +182,11 @@ struct ringbuf_attachment_info {
 
 struct ringbuf_attach_req {
   uint32_t role;
-  uint32_t reserved;
+  uint32_t attachment; /* the number that it shall have; 0: any. One that the client has already is ended first: the client lost
+                          the reply that told of it */
 };
 struct ringbuf_attach_reply {
-  uint32_t attachment; /* for DETACH; ends with the session in any case */
+  uint32_t attachment; /* for DETACH; ends with the lease in any case */
   uint32_t id;
   uint32_t max_entries;
   uint32_t slot_count;
@@ -176,8 +195,9 @@ struct ringbuf_attach_reply {
   uint32_t map_flags;
   uint32_t ring_flags;
   uint32_t page_size;
-  uint32_t reserved;
+  uint32_t flags; /* RINGBUF_ATTACHED_* */
 };
+#define RINGBUF_ATTACHED_ROBUST (1u << 0) /* producers: thread ids are the daemon's: the kernel may free the owner word */
 
 struct ringbuf_detach_req {
   uint32_t attachment;

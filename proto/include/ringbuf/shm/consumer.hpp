@@ -113,7 +113,9 @@ class Consumer {
   bool must_not_sleep() const {
     const std::uint64_t pos = ring_.consumer_pos_own();
     tell_room(pos);
-    return (pos & 7) != 0 || ring_.ready_at(pos);
+    if ((pos & 7) != 0 || ring_.ready_at(pos)) return true;
+    if (ring_.producer_pos() != pos && !ring_.stalled_at(pos)) ring_.note_stall(pos, now_ns());
+    return false;
   }
 
   // Gives up everything in the ring, after corruption: consumer_pos becomes producer_pos. Returns the bytes skipped; 0 if a

@@ -23,6 +23,7 @@ constexpr std::uint64_t element_word(std::uint32_t id, std::uint32_t generation)
   return (std::uint64_t{generation} << 32) | id;
 }
 constexpr std::uint32_t element_id(std::uint64_t word) { return static_cast<std::uint32_t>(word); }
+constexpr std::uint32_t element_generation(std::uint64_t word) { return static_cast<std::uint32_t>(word >> 32); }
 
 // FNV-1a, 64 bits. Part of the ABI.
 inline std::uint64_t key_hash(const void* key, std::uint32_t size) {
@@ -61,6 +62,13 @@ struct OuterLayout {
     return static_cast<std::uint32_t>(hash ^ (hash >> 32)) & (slots() - 1);
   }
 };
+
+// Behind the elements, for the daemon only, what it needs to go on with the table after a restart: the last generation that was
+// given out; then for each slot two words {generation, rights}, of which the one with the element's generation is its own.
+constexpr std::uint64_t trailer_size(const OuterLayout& layout) { return 8 + 16 * std::uint64_t{layout.slots()}; }
+inline std::uint64_t* trailer_of(void* base, const OuterLayout& layout) {
+  return reinterpret_cast<std::uint64_t*>(static_cast<unsigned char*>(base) + layout.size());
+}
 
 class Elements {
  public:
@@ -102,6 +110,8 @@ class Elements {
 
   // --- the writer ----------------------------------------------------------------------------------------------------
   void set(std::uint32_t index, std::uint64_t word) const { ElementWord::store(slot(index), word); }
+  // What set_key has put there, key_size bytes.
+  const void* key_at(std::uint32_t index) const { return slot(index) + 1; }
   // Only into a slot whose word is 0 or a deleted one's, which readers have been told by it to leave alone.
   void set_key(std::uint32_t index, const void* key) const {
     std::uint64_t* to = slot(index) + 1;

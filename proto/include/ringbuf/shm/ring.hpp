@@ -282,10 +282,20 @@ class Ring {
   }
   std::uint64_t missed_records() const { return ref(c_->missed_records).load(std::memory_order_relaxed); }  // S0
   std::uint64_t missed_bytes() const { return ref(c_->missed_bytes).load(std::memory_order_relaxed); }      // S0
-  void count_wakeup() const { ref(c_->wakeups).fetch_add(1, std::memory_order_relaxed); }                   // S0
-  std::uint64_t records() const { return ref(c_->records).load(std::memory_order_relaxed); }                // S0
-  std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }                    // S0
-  std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }                // S0
+  // The consumer's first sleep before an uncommitted record at `pos`; it is the only writer.
+  bool stalled_at(std::uint64_t pos) const {
+    return ref(c_->stalled_pos).load(std::memory_order_relaxed) == pos &&
+           ref(c_->stalled_ns).load(std::memory_order_relaxed);  // S0
+  }
+  void note_stall(std::uint64_t pos, std::uint64_t now_ns) const {
+    ref(c_->stalled_ns).store(0, std::memory_order_relaxed);       // S0
+    ref(c_->stalled_pos).store(pos, std::memory_order_relaxed);    // S0
+    ref(c_->stalled_ns).store(now_ns, std::memory_order_relaxed);  // S0
+  }
+  void count_wakeup() const { ref(c_->wakeups).fetch_add(1, std::memory_order_relaxed); }     // S0
+  std::uint64_t records() const { return ref(c_->records).load(std::memory_order_relaxed); }  // S0
+  std::uint64_t bytes() const { return ref(c_->bytes).load(std::memory_order_relaxed); }      // S0
+  std::uint64_t wakeups() const { return ref(c_->wakeups).load(std::memory_order_relaxed); }  // S0
 
   // --- slots of embedded rings, which have no daemon that gives them out -----------------------------------------------
   // The lowest free one below slot_count, its losses zeroed; 0: all are taken.

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+#include "daemon/restore.hpp"
+
+#include <spdlog/spdlog.h>
+
+namespace ringbuf::daemon {
+namespace {
+
+class Restorer {
+ public:
+  Restorer(Core& core, Inherited& inherited) : core_(core), inherited_(inherited) {}
+
+  void run() {
+    // Maps of maps refer to rings, clients to nothing, the rest to both. Who is not referred to in the end goes with maps_.
+    each(Kind::Map, [this](auto& e, auto n) {
+      if (!shm::is_map_of_maps(e.map.map_type)) ring(e.map, n);
+    });
+    each(Kind::Map, [this](auto& e, auto n) {
+      if (shm::is_map_of_maps(e.map.map_type)) table(e.map, n);
+    });
+    each(Kind::Client, [this](auto& e, auto n) { client(e.client, n); });
+    each(Kind::Attachment, [this](auto& e, auto n) { attachment(e.attachment, n); });
+    each(Kind::Token, [this](auto& e, auto n) { token(e.token, n); });
+    each(Kind::Pin, [this](auto& e, auto n) { pin(e.pin, n); });
+    core_.clients.bury_dead();
+    core_.maps.drop_dead_tokens();
+    // Whoever woke a consumer and ended before it had looked has taken the wakeup along.
+    for (const auto& map : maps_) map->kick();
+    spdlog::info("took over {} maps of the daemon before", maps_.size());
+  }
+
+ private:
+  template <class F>
+  void each(Kind kind, F&& f) {
+    const State& state = *core_.state;
+    for (std::uint32_t n = 0; n < state.size(); ++n)
+      if (state.at(n).kind == static_cast<std::uint64_t>(kind)) f(state.at(n), n);
+  }
+  UniqueFd take(Held what, std::uint32_t number) { return inherited_.take(State::name_of(what, number)); }
+  // An entry is taken out again by its Kept, unless that is given to the one that it describes.
+  Kept kept(std::uint32_t number, std::initializer_list<std::pair<Held, const UniqueFd*>> fds) {
+    std::string held;
+    for (const auto& [what, fd] : fds)
+      if (*fd) held += static_cast<char>(what);
+    return Kept(*core_.state, number, std::move(held));
+  }
+
+  void ring(const MapEntry& e, std::uint32_t n) {
+    UniqueFd kick = take(Held::Kick, n);
+    shm::RingMemory memory{take(Held::Consumer, n), take(Held::Producer, n), {}};
+    auto k = kept(n, {{Held::Kick, &kick}, {Held::Consumer, &memory.c}, {Held::Producer, &memory.p}});
+    if (memory.c && memory.p) maps_.push_back(core_.maps.resume(e, std::move(memory), std::move(kick), std::move(k)));
+  }
+  void table(const MapEntry& e, std::uint32_t n) {
+    UniqueFd fd = take(Held::Table, n);
+    auto k = kept(n, {{Held::Table, &fd}});
+    if (!fd) return;
+    if (auto map = core_.maps.resume(e, std::move(fd), std::move(k))) maps_.push_back(std::move(map));
+  }
+  void client(const ClientEntry& e, std::uint32_t n) {
+    UniqueFd lease = take(Held::Lease, n), process = take(Held::Process, n);
+    auto k = kept(n, {{Held::Lease, &lease}, {Held::Process, &process}});
+    core_.clients.resume(e, std::move(lease), std::move(process), std::move(k));
+  }
+  void attachment(const AttachmentEntry& e, std::uint32_t n) {
+    UniqueFd event = take(Held::Event, n);
+    auto k = kept(n, {{Held::Event, &event}});
+    const auto map = core_.maps.find(e.map);
+    if (!map) return;
+    auto charge = core_.quota.charge_anyway(Resource::Attachments, e.uid);
+    core_.clients.resume(e, map->resume(e, std::move(event), std::move(k), std::move(charge)));
+  }
+  void token(const TokenEntry& e, std::uint32_t n) {
+    UniqueFd end = take(Held::Token, n);
+    auto k = kept(n, {{Held::Token, &end}});
+    if (end) core_.maps.resume(e, std::move(end), std::move(k));
+  }
+  void pin(const PinEntry& e, std::uint32_t n) { core_.maps.resume(e, kept(n, {})); }
+
+  Core& core_;
+  Inherited& inherited_;
+  std::vector<std::shared_ptr<Map>> maps_;
+};
+
+}  // namespace
+
+void restore(Core& core, Inherited& inherited) { Restorer(core, inherited).run(); }
+
+}  // namespace ringbuf::daemon

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+#include "daemon/state.hpp"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <memory>
+
+#include "ringbuf/shm/ring.hpp"
+
+#ifndef RINGBUF_TEST_STORED
+#define RINGBUF_TEST_STORED()  // for a test that kills the daemon at each store
+#endif
+
+namespace ringbuf::daemon {
+
+struct State::Header {
+  std::uint64_t magic;
+  std::uint32_t entry_size;
+  std::uint32_t reserved;
+  std::uint64_t last_map_id;
+  std::uint64_t pad[5];
+};
+
+namespace {
+
+constexpr std::uint64_t kMagic = 0x3130657461747372;  // "rstate01": changes with every change of an entry's meaning
+constexpr std::uint32_t kStep = 256;                  // entries that the file grows by, at least
+
+std::uint64_t bytes_for(std::uint32_t size) { return 64 + std::uint64_t{size} * sizeof(StateEntry); }
+
+// The stores of a process that is killed are there in its order; only the compiler must not change that.
+void store(std::uint64_t& word, std::uint64_t value) {
+  shm::Ring::signal_fence();
+  *static_cast<volatile std::uint64_t*>(&word) = value;
+  shm::Ring::signal_fence();
+  RINGBUF_TEST_STORED();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<State>> State::create(Keeper& keeper) {
+  static_assert(sizeof(Header) == 64);
+  UniqueFd file(::memfd_create("ringbufd:state", MFD_CLOEXEC));
+  if (!file) return fail_errno("create the state file");
+  std::unique_ptr<State> state(new State(keeper, std::move(file)));
+  if (auto mapped = state->map(kStep); !mapped) return tl::unexpected(mapped.error());
+  state->header()->entry_size = sizeof(StateEntry);
+  store(state->header()->magic, kMagic);
+  keeper.store(kName, state->file_.get());
+  return state;
+}
+
+Result<std::unique_ptr<State>> State::adopt(Keeper& keeper, UniqueFd file) {
+  struct stat st;
+  if (::fstat(file.get(), &st) < 0) return fail_errno("look at the state file");
+  const std::uint64_t size = static_cast<std::uint64_t>(st.st_size);
+  if (size < bytes_for(1)) return fail(EPROTO, "read the state file");
+  std::unique_ptr<State> state(new State(keeper, std::move(file)));
+  if (auto mapped = state->map(static_cast<std::uint32_t>((size - 64) / sizeof(StateEntry))); !mapped)
+    return tl::unexpected(mapped.error());
+  if (state->header()->magic != kMagic || state->header()->entry_size != sizeof(StateEntry))
+    return fail(EPROTO, "read the state file");
+  return state;
+}
+
+// Grows the file if it must, and maps all of it.
+Result<void> State::map(std::uint32_t size) {
+  if (size > size_ && ::ftruncate(file_.get(), static_cast<off_t>(bytes_for(size))) < 0) return fail_errno("grow the state file");
+  auto memory = FileMapping::map(file_.get(), bytes_for(size), Mapping::Access::ReadWrite);
+  if (!memory) return tl::unexpected(memory.error());
+  free_.reserve(size);
+  memory_ = std::move(*memory);
+  entries_ = reinterpret_cast<StateEntry*>(static_cast<unsigned char*>(memory_.base()) + sizeof(Header));
+  for (std::uint32_t i = size; i-- > size_;)
+    if (entries_[i].kind == static_cast<std::uint64_t>(Kind::Free)) free_.push_back(i);
+  size_ = size;
+  return {};
+}
+
+std::string State::name_of(Held what, std::uint32_t number) {
+  constexpr char kDigits[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-";
+  std::string name(1, static_cast<char>(what));
+  do name += kDigits[number % 64];
+  while (number /= 64);
+  return name;
+}
+
+Result<Kept> State::put_bytes(Kind kind, const void* body, std::size_t size, std::initializer_list<std::pair<Held, int>> fds) {
+  if (free_.empty())
+    if (auto mapped = map(size_ + std::max(kStep, size_ / 2)); !mapped) return tl::unexpected(mapped.error());
+  const std::uint32_t number = free_.back();
+  std::string held;
+  for (const auto& [what, fd] : fds) {
+    if (fd < 0) continue;
+    held += static_cast<char>(what);
+    keeper_.store(name_of(what, number), fd);
+  }
+  free_.pop_back();
+  StateEntry& entry = entries_[number];
+  std::memcpy(&entry.map, body, size);
+  RINGBUF_TEST_STORED();
+  store(entry.kind, static_cast<std::uint64_t>(kind));
+  return Kept(*this, number, std::move(held));
+}
+
+void State::take_out(std::uint32_t number, std::string_view held) {
+  if (abandoned_) return;
+  store(entries_[number].kind, static_cast<std::uint64_t>(Kind::Free));
+  for (const char what : held) keeper_.remove(name_of(static_cast<Held>(what), number));
+  free_.push_back(number);
+}
+
+std::uint32_t State::last_map_id() const { return static_cast<std::uint32_t>(header()->last_map_id); }
+void State::set_last_map_id(std::uint32_t id) { store(header()->last_map_id, id); }
+
+Kept::~Kept() {
+  if (state_) state_->take_out(number_, held_);
+}
+
+void Kept::hold(Held what, int fd) {
+  if (!state_ || held_.find(static_cast<char>(what)) != held_.npos) return;
+  state_->keeper_.store(State::name_of(what, number_), fd);
+  held_ += static_cast<char>(what);
+}
+
+}  // namespace ringbuf::daemon

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: MIT
+// A client is its lease: connections come and go, and what it has attached to stays until the lease or its process has gone.
+#include <sys/socket.h>
+
+#include "harness.hpp"
+#include "support/test_ring.hpp"
+
+namespace ringbuf::test {
+namespace {
+
+class LeaseTest : public DaemonTest {
+ protected:
+  LeaseTest() : owner(daemon), made(owner.create()) {}
+  int token() const { return made.fds.at(0).get(); }
+  ringbuf_map_info info() { return owner.info(token()).as<ringbuf_map_info>(); }
+  void until_producers_are(unsigned n) {
+    eventually([&] { return info().producers == n; });
+  }
+
+  Client owner;
+  Reply made;
+};
+
+// A producer's view of the map that it attached to.
+class Attached {
+ public:
+  explicit Attached(const Reply& reply) {
+    const auto out = reply.as<ringbuf_attach_reply>();
+    auto mapped = Mapping::map_ring(reply.fds.at(0).get(), reply.fds.at(1).get(), shm::Layout{out.page_size, out.max_entries},
+                                    Mapping::Access::ReadOnly, Mapping::Access::ReadWrite);
+    require(mapped.has_value(), "map_ring");
+    mapping_ = std::move(*mapped);
+    ringbuf_view v = mapping_.view();
+    v.map_type = out.map_type;
+    v.slot = out.slot;
+    v.signal_fd = reply.fds.at(2).get();
+    producer = shm::Producer(v);
+  }
+  shm::Producer producer;
+
+ private:
+  Mapping mapping_;
+};
+
+TEST_F(LeaseTest, AttachmentsOutliveTheConnection) {
+  Client client(daemon);
+  const auto p = client.attach(token(), RINGBUF_PRODUCER);
+  const auto again = client.reconnect(daemon.socket());
+  EXPECT_EQ(again.as<ringbuf_hello_reply>().resumed, 1u);
+  EXPECT_TRUE(again.fds.empty());
+  EXPECT_EQ(info().producers, 1u);
+  EXPECT_EQ(client.detach(p.as<ringbuf_attach_reply>().attachment).err(), 0);
+  EXPECT_EQ(info().producers, 0u);
+}
+
+TEST_F(LeaseTest, ANewConnectionEndsTheOneBefore) {
+  Client client(daemon);
+  const UniqueFd before(::fcntl(client.fd(), F_DUPFD_CLOEXEC, 0));
+  EXPECT_EQ(client.reconnect(daemon.socket()).as<ringbuf_hello_reply>().resumed, 1u);
+  char byte;
+  EXPECT_EQ(::recv(before.get(), &byte, 1, 0), 0);
+  EXPECT_EQ(client.create().err(), 0);
+}
+
+TEST_F(LeaseTest, AnAttachmentThatIsAskedForAgainIsTheOnlyOne) {
+  auto spec = Client::spec();
+  spec.ring_flags = RINGBUF_F_SINGLE_PRODUCER;
+  const auto single = owner.create(spec);
+  const ringbuf_attach_req req{RINGBUF_PRODUCER, 77};
+  for (int lost = 0; lost < 3; ++lost) {
+    const auto p = owner.call(RINGBUF_ATTACH, req, {single.fds.at(0).get()});
+    EXPECT_EQ(p.as<ringbuf_attach_reply>().attachment, 77u);
+  }
+  EXPECT_EQ(owner.info(single.fds.at(0).get()).as<ringbuf_map_info>().producers, 1u);
+  EXPECT_EQ(owner.detach(77).err(), 0);
+  EXPECT_EQ(owner.detach(77).err(), ENOENT);
+}
+
+TEST_F(LeaseTest, TheLastCopyOfALeaseEndsAllThatItsClientHad) {
+  Client client(daemon);
+  client.attach(token(), RINGBUF_PRODUCER);
+  client.attach(token(), RINGBUF_CONSUMER);
+  UniqueFd copy(::fcntl(client.lease(), F_DUPFD_CLOEXEC, 0));
+  client.close();
+  EXPECT_EQ(info().producers, 1u);
+  copy.reset();
+  EXPECT_EQ(info().producers, 0u);  // a close before a request is seen before the request
+  EXPECT_EQ(info().consumers, 0u);
+}
+
+TEST_F(LeaseTest, WithoutALeaseThereIsNoConnection) {
+  Client client(daemon);
+  Client idle(daemon);
+  ::shutdown(client.lease(), SHUT_RDWR);
+  eventually([&] { return client.next_id(0).err() == -1; });
+  EXPECT_EQ(idle.next_id(0).err(), 0);
+}
+
+TEST_F(LeaseTest, AnUnknownLeaseIsNoLease) {
+  Client client(daemon.socket(), Client::Silent{});
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+  const UniqueFd ends[2] = {UniqueFd(pair[0]), UniqueFd(pair[1])};
+  const auto hello = client.call(RINGBUF_HELLO, Client::hello_req(), {pair[0]});
+  EXPECT_EQ(hello.as<ringbuf_hello_reply>().resumed, 0u);
+  EXPECT_EQ(hello.fds.size(), 1u);
+}
+
+TEST_F(LeaseTest, AnotherProcessCannotResumeIt) {
+  Client client(daemon);
+  ChildProcess child([&] {
+    Client other(daemon.socket(), Client::Silent{});
+    return other.call(RINGBUF_HELLO, Client::hello_req(), {client.lease()}).err();
+  });
+  EXPECT_EQ(child.exit_code(), EPERM);
+  EXPECT_EQ(client.create().err(), 0);
+}
+
+TEST_F(LeaseTest, HelloIsSaidOnce) {
+  EXPECT_EQ(owner.call(RINGBUF_HELLO, Client::hello_req()).err(), EALREADY);
+  EXPECT_EQ(owner.create().err(), 0);
+}
+
+TEST_F(LeaseTest, TheDeathOfAProcessEndsItAlthoughItsChildHasACopy) {
+  int gate[2];
+  ASSERT_EQ(::pipe2(gate, O_CLOEXEC), 0);
+  ChildProcess child([&] {
+    Client client(daemon);
+    client.attach(token(), RINGBUF_PRODUCER);
+    if (::fork() == 0) {
+      char byte;  // with copies of all, until the test is over
+      ::close(gate[1]);
+      (void)!::read(gate[0], &byte, 1);
+      ::_exit(0);
+    }
+    ::raise(SIGKILL);
+    return 0;
+  });
+  child.wait();
+  until_producers_are(0);
+  ::close(gate[0]);
+  ::close(gate[1]);
+}
+
+TEST_F(LeaseTest, AZombieIsDead) {
+  ChildProcess child([&] {
+    Client client(daemon);
+    client.attach(token(), RINGBUF_PRODUCER);
+    ::_exit(0);
+    return 0;
+  });
+  siginfo_t info{};
+  ::waitid(P_PID, static_cast<id_t>(child.pid()), &info, WEXITED | WNOWAIT);  // nobody reaps it
+  until_producers_are(0);
+}
+
+TEST_F(LeaseTest, WhatTheDeadHadReservedIsDiscardedAndCounted) {
+  ChildProcess child([&] {
+    Client client(daemon);
+    const Attached a(client.attach(token(), RINGBUF_PRODUCER));
+    (void)!a.producer.reserve(100, 0);
+    a.producer.output("kept", 4, 0);
+    (void)!a.producer.reserve(28, 0);
+    ::raise(SIGKILL);
+    return 0;
+  });
+  const auto c = owner.attach(token(), RINGBUF_CONSUMER);
+  child.wait();
+  until_producers_are(0);
+  const auto i = info();
+  EXPECT_EQ(i.orphan_records, 2u);
+  EXPECT_EQ(i.orphan_bytes, 128u);
+  EXPECT_EQ(i.orphan_pid, static_cast<unsigned>(child.pid()));
+  EXPECT_EQ(i.head_slot, 0u);
+  pollfd woken{c.fds.at(2).get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&woken, 1, 0), 1);  // it may have slept before the first of them
+  const Attached next(owner.attach(token(), RINGBUF_PRODUCER));
+  EXPECT_EQ(next.producer.output("next", 4, 0), 0);
+}
+
+TEST_F(LeaseTest, WhoDetachesGivesUpWhatItHasReserved) {
+  const auto p = owner.attach(token(), RINGBUF_PRODUCER);
+  const Attached a(p);
+  (void)!a.producer.reserve(64, 0);
+  EXPECT_EQ(owner.detach(p.as<ringbuf_attach_reply>().attachment).err(), 0);
+  EXPECT_EQ(info().orphan_records, 1u);
+}
+
+TEST_F(LeaseTest, WhoIsInTheWayIsNamed) {
+  const auto p = owner.attach(token(), RINGBUF_PRODUCER);
+  const Attached a(p);
+  EXPECT_EQ(info().head_slot, 0u);
+  a.producer.output("first", 5, 0);
+  EXPECT_EQ(info().head_slot, 0u);
+  void* open = a.producer.reserve(8, 0);
+  a.producer.ring().publish_producer_pos(a.producer.ring().producer_pos());
+  const auto c = owner.attach(token(), RINGBUF_CONSUMER);
+  auto mapped = Mapping::map_ring(c.fds.at(0).get(), c.fds.at(1).get(), shm::Layout{shm::page_size(), 4096},
+                                  Mapping::Access::ReadWrite, Mapping::Access::ReadOnly);
+  ASSERT_TRUE(mapped);
+  std::vector<std::uint64_t> told(RINGBUF_SLOT_COUNT);
+  ringbuf_view v = mapped->view();
+  v.map_type = shm::kTypeRingbuf;
+  v.room_told = told.data();
+  const shm::Consumer consumer(v);
+  EXPECT_EQ(consumer.consume([](void*, std::size_t) { return 0; }, SIZE_MAX), 1);
+  EXPECT_FALSE(consumer.must_not_sleep());
+  const auto i = info();
+  EXPECT_EQ(i.head_slot, p.as<ringbuf_attach_reply>().slot);
+  EXPECT_EQ(i.head_pid, static_cast<unsigned>(::getpid()));
+  EXPECT_EQ(i.head_pos, 16u);
+  EXPECT_STRNE(i.head_comm, "");
+  const std::uint64_t asleep = mapped->view().consumer_page->stalled_ns;
+  eventually([&] { return shm::now_ns() - asleep > 3'000'000; });
+  EXPECT_GE(info().head_ms, 3u);
+  a.producer.submit(open, 0);
+  EXPECT_EQ(info().head_slot, 0u);
+}
+
+TEST_F(LeaseTest, WhoIsInsideReserveIsNamed) {
+  const auto p = owner.attach(token(), RINGBUF_PRODUCER);
+  const Attached a(p);
+  EXPECT_EQ(info().owner_slot, 0u);
+  const std::uint32_t slot = p.as<ringbuf_attach_reply>().slot;
+  ASSERT_TRUE(a.producer.ring().try_own(std::uint64_t{slot} << 32 | RINGBUF_OWNER_FOREIGN | 4711));
+  const auto i = info();
+  EXPECT_EQ(i.owner_slot, slot);
+  EXPECT_EQ(i.owner_tid, 4711u);
+  EXPECT_EQ(i.owner_pid, static_cast<unsigned>(::getpid()));
+  EXPECT_EQ(owner.detach(p.as<ringbuf_attach_reply>().attachment).err(), 0);  // its thread has gone
+  EXPECT_EQ(info().owner_slot, 0u);
+}
+
+TEST_F(LeaseTest, ProducersOfThisPidNamespaceAreRobust) {
+  struct stat st {};
+  ASSERT_EQ(::stat("/proc/self/ns/pid", &st), 0);
+  const auto flags = [&](std::uint64_t pid_namespace) {
+    Client client(daemon.socket(), Client::Silent{});
+    const auto lease = client.call(RINGBUF_HELLO, ringbuf_hello_req{RINGBUF_WIRE_VERSION, 0, pid_namespace});
+    return client.attach(token(), RINGBUF_PRODUCER).as<ringbuf_attach_reply>().flags;
+  };
+  EXPECT_EQ(flags(st.st_ino), RINGBUF_ATTACHED_ROBUST);
+  EXPECT_EQ(flags(st.st_ino + 1), 0u);
+  EXPECT_EQ(flags(0), 0u);
+}
+
+}  // namespace
+}  // namespace ringbuf::test
