@@ -10,7 +10,6 @@
 #include <boost/asio/post.hpp>
 #include <cassert>
 #include <charconv>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
@@ -175,6 +174,17 @@ UniqueFd keeper_from_environment() {
   const auto notify = take_variable("NOTIFY_SOCKET");
   if (const auto number = take_variable("RINGBUFD_KEEPER")) return inherited_socket(*number);
   return notify ? notify_socket(*notify) : UniqueFd();
+}
+
+std::chrono::microseconds watchdog_from_environment() {
+  const auto number = [](const std::string& text) {
+    std::int64_t n = -1;
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), n);
+    return ec == std::errc{} && end == text.data() + text.size() ? n : -1;
+  };
+  const auto patience = take_variable("WATCHDOG_USEC"), pid = take_variable("WATCHDOG_PID");
+  if (!patience || (pid && number(*pid) != ::getpid())) return {};
+  return std::chrono::microseconds(std::max<std::int64_t>(number(*patience), 0));
 }
 
 }  // namespace ringbuf::daemon

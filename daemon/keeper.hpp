@@ -6,6 +6,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -67,5 +68,9 @@ class Keeper {
 // $RINGBUFD_KEEPER, a descriptor's number, which the supervisor sets; else $NOTIFY_SOCKET. Unsets both. Logs why if one is set
 // and cannot be used; then, or if neither is set, the result is empty.
 UniqueFd keeper_from_environment();
+
+// $WATCHDOG_USEC, if it is meant for this process by $WATCHDOG_PID: how long the keeper waits for WATCHDOG=1 before it thinks
+// that we hang; 0: for ever. Unsets both.
+std::chrono::microseconds watchdog_from_environment();
 
 }  // namespace ringbuf::daemon

@@ -81,6 +81,8 @@ Answer<Listener> adopt(UniqueFd fd, UniqueFd lock, bool activated) {
   Listener listener;
   listener.path = path_of(fd.get());
   listener.activated = activated;
+  if (activated && socket_option(fd.get(), SO_PASSCRED) != 1)
+    spdlog::warn("who connected to {} before now will be refused; its socket unit needs PassCredentials=yes", listener.path);
   // A service manager may have made it blocking.
   if (const int flags = ::fcntl(fd.get(), F_GETFL); flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) < 0)
     return refuse(Error{errno, "use the inherited socket"});

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
-// ringbufd(8): options, signals and the exit status; everything else is in the library.
+// ringbufd(8): from the command line to the exit status; everything else is in the library.
 #include <fcntl.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
-#include <boost/asio/signal_set.hpp>
 #include <csignal>
 #include <cstdio>
 #include <exception>
 
 #include "daemon/options.hpp"
-#include "daemon/server.hpp"
+#include "daemon/service.hpp"
+#include "daemon/supervisor.hpp"
 
 namespace {
 
@@ -34,24 +34,10 @@ int main(int argc, char** argv) {
       else std::fprintf(stderr, "ringbufd: %s\n", leave.text.c_str());
       return leave.status;
     }
-    spdlog::set_default_logger(spdlog::stderr_color_st("ringbufd"));
+    spdlog::set_default_logger(spdlog::stderr_color_st(options->supervise ? "ringbufd --supervise" : "ringbufd"));
     spdlog::set_level(spdlog::level::from_str(options->log_level));
     std::signal(SIGPIPE, SIG_IGN);
-
-    boost::asio::io_context io(1);
-    boost::asio::signal_set signals(io, SIGTERM, SIGINT);
-    auto server = Server::start(io, options->server, keeper_from_environment(), Inherited::from_environment());
-    if (!server) {
-      spdlog::critical(server.error().text);
-      return 1;
-    }
-    signals.async_wait([&](const boost::system::error_code& ec, int signal) {
-      if (ec) return;
-      spdlog::info("{}, stopping", signal == SIGTERM ? "SIGTERM" : "SIGINT");
-      (*server)->stop();
-    });
-    io.run();
-    return 0;
+    return options->supervise ? supervise(argc, argv, *options) : serve(argc, argv, *options);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "ringbufd: %s\n", e.what());
     return 1;

@@ -158,7 +158,9 @@ tl::expected<Options, Leave> parse_options(int argc, const char* const* argv) {
   CLI::App app(
       "ringbufd - BPF ring buffer maps in user space.\n"
       "Creates maps, hands out their memory and decides who may use them; records never pass through it.\n"
-      "Runs in the foreground, logs to stderr, ends cleanly on SIGTERM or SIGINT.",
+      "Runs in the foreground, logs to stderr, ends cleanly on SIGTERM or SIGINT; SIGHUP reads the options again\n"
+      "(log level and limits change at once, the socket does not). Socket activation, READY=1, the watchdog and\n"
+      "the descriptor store of systemd work as they are; see docs/operations.md.",
       "ringbufd");
   app.footer(
       "The file given by --config is TOML with the same names:\n"
@@ -173,6 +175,9 @@ tl::expected<Options, Leave> parse_options(int argc, const char* const* argv) {
   std::string config;
   app.set_version_flag("--version", "ringbufd " RINGBUF_VERSION);
   app.add_option("--config", config, "Read settings from this file")->option_text("FILE");
+  bool supervise = false;
+  app.add_flag("--supervise", supervise, "Run the daemon as a child, keep its descriptors and start it again whenever it dies")
+      ->disable_flag_override();
   auto settings = all_settings();
   for (Setting& s : settings)
     app.add_option(s.option, s.value, s.help)
@@ -186,6 +191,7 @@ tl::expected<Options, Leave> parse_options(int argc, const char* const* argv) {
     return usage(fmt::format("{}; see ringbufd --help", e.what()));
   }
   Options options;
+  options.supervise = supervise;
   if (!config.empty())
     if (auto r = apply_file(config, settings, options); !r) return tl::unexpected(r.error());
   if (const char* socket = std::getenv("RINGBUFD_SOCKET"); socket && *socket) options.server.socket = socket;

@@ -12,6 +12,7 @@ namespace ringbuf::daemon {
 struct Options {
   ServerConfig server;
   std::string log_level = "info";
+  bool supervise = false;  // of the command line only
 };
 
 // There is nothing to serve: help was asked for (status 0, for stdout), or something is wrong (status 2, for stderr).

@@ -279,6 +279,22 @@ TEST_F(KeeperAlone, TheSupervisorGoesBeforeTheServiceManager) {
   EXPECT_EQ(std::getenv("RINGBUFD_KEEPER"), nullptr);
 }
 
+TEST_F(KeeperAlone, AWatchdogIsHeededIfItIsMeantForUs) {
+  const auto patience = [](const char* usec, const std::string& pid) {
+    ::setenv("WATCHDOG_USEC", usec, 1);
+    if (!pid.empty()) ::setenv("WATCHDOG_PID", pid.c_str(), 1);
+    const auto result = daemon::watchdog_from_environment().count();
+    EXPECT_EQ(std::getenv("WATCHDOG_USEC"), nullptr);
+    EXPECT_EQ(std::getenv("WATCHDOG_PID"), nullptr);
+    return result;
+  };
+  EXPECT_EQ(patience("30000000", std::to_string(::getpid())), 30'000'000);
+  EXPECT_EQ(patience("5000", ""), 5000);
+  EXPECT_EQ(patience("5000", "1"), 0);
+  EXPECT_EQ(patience("5000", "x"), 0);
+  for (const char* wrong : {"", "x", "-5", "5s", "99999999999999999999"}) EXPECT_EQ(patience(wrong, ""), 0) << wrong;
+}
+
 TEST_F(KeeperAlone, WhatIsNoKeeperIsNotTakenForOne) {
   const auto file = some_file();
   UniqueFd stream(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));

@@ -73,6 +73,8 @@ TEST_F(OptionsTest, MistakesAreNamed) {
       {{"--socket-mode", "0999"}, nullptr, "--socket-mode"},
       {{"--socket-mode", "1777"}, nullptr, "--socket-mode"},
       {{"--log-level", "loud"}, nullptr, "--log-level"},
+      {{"--supervise=no"}, nullptr, "--supervise"},
+      {{}, "supervise = true", "unknown key 'supervise'"},
       {{}, "sokcet = '/x'", "unknown key 'sokcet'"},
       {{}, "[limits]\nmap = 1", "unknown key 'limits.map'"},
       {{}, "maps = 1", "unknown key 'maps'"},
@@ -106,7 +108,7 @@ TEST_F(OptionsTest, HelpAndVersion) {
   const auto help = parse({"--help"});
   ASSERT_FALSE(help.has_value());
   EXPECT_EQ(help.error().status, 0);
-  for (const char* word : {"--socket PATH", "--max-bytes-per-uid", "[limits]", "SIGTERM", "Exit status"})
+  for (const char* word : {"--supervise", "SIGHUP", "--socket PATH", "--max-bytes-per-uid", "[limits]", "SIGTERM", "Exit status"})
     EXPECT_NE(help.error().text.find(word), std::string::npos) << word;
   const auto version = parse({"--version"});
   EXPECT_EQ(version.error().status, 0);

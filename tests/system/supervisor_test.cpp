@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+// ringbufd --supervise: whatever happens to the daemon, there is one again; and nothing gathers: no zombie, no descriptor.
+#include <algorithm>
+#include <thread>
+
+#include "daemon_process.hpp"
+#include "support/fake_service_manager.hpp"
+
+using namespace ringbuf::test;
+
+namespace {
+
+class Supervisor : public ::testing::Test {
+ private:
+  FdLeakGuard guard;
+
+ protected:
+  // By a service manager that it can talk to; that is how its readiness is seen.
+  void start(std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {RINGBUFD_PATH, "--supervise", "--socket", socket});
+    manager.start(more);
+  }
+  void ready() { ASSERT_EQ(manager.told("STATUS=Serving "), socket); }
+  pid_t daemon() const {
+    const auto children = children_of(manager.pid());
+    EXPECT_EQ(children.size(), 1u) << "no daemon, or a zombie";
+    return children.empty() ? -1 : children.front();
+  }
+  bool answers() const {
+    ringbuf_session* session = nullptr;
+    const int r = ringbuf_connect(socket.c_str(), &session);
+    const SessionPtr ends(session);
+    return r == 0;
+  }
+  FakeServiceManager manager;
+  std::string socket = manager.path("s");
+};
+
+TEST_F(Supervisor, StartsOneAndEndsWithIt) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    start();
+    ready();
+    EXPECT_TRUE(answers());
+    const pid_t pid = daemon();
+    manager.kill(signal);
+    EXPECT_EQ(manager.told("STOPPING="), "1");
+    EXPECT_EQ(manager.wait(), 0);
+    EXPECT_EQ(::kill(pid, 0), -1) << "the daemon is left";
+    EXPECT_FALSE(std::filesystem::exists(socket)) << "the socket is left";
+  }
+  EXPECT_TRUE(manager.store().empty()) << "it keeps them itself";
+  EXPECT_EQ(manager.strangers(), 0);
+}
+
+TEST_F(Supervisor, KilledFiftyTimesInARowItIsThereAgain) {
+  start();
+  ready();
+  const auto kill_it = [&] {
+    const pid_t before = daemon();
+    ::kill(before, SIGKILL);
+    while (children_of(manager.pid()) == std::vector{before}) std::this_thread::yield();  // it dies when it comes to that
+  };
+  kill_it();
+  ready();
+  struct stat first {
+  }, last{};
+  ASSERT_EQ(::stat(socket.c_str(), &first), 0);
+  const auto own = descriptors_of(manager.pid()).size(), childs = descriptors_of(daemon()).size();
+  for (int i = 0; i < 50; ++i) {
+    kill_it();
+    ASSERT_TRUE(answers()) << "who connects meanwhile waits, and no longer";
+    ready();
+  }
+  kill_it();
+  ready();
+  EXPECT_EQ(descriptors_of(manager.pid()).size(), own);
+  EXPECT_EQ(descriptors_of(daemon()).size(), childs);
+  ASSERT_EQ(::stat(socket.c_str(), &last), 0);
+  EXPECT_EQ(first.st_ino, last.st_ino);
+  EXPECT_EQ(manager.wait(SIGTERM), 0);
+}
+
+TEST_F(Supervisor, TheDaemonHasNoDescriptorThatIsNotItsOwn) {
+  const auto foreign = manager.path("foreign");
+  const int leak = ::open(foreign.c_str(), O_RDWR | O_CREAT, 0600);  // inherited by whatever is started
+  start();
+  ::close(leak);
+  ready();
+  const auto parents = descriptors_of(manager.pid());
+  ASSERT_NE(std::find(parents.begin(), parents.end(), foreign), parents.end()) << "nothing is shown";
+  const auto count = [&](pid_t pid) {
+    const auto fds = descriptors_of(pid);
+    EXPECT_EQ(std::count(fds.begin(), fds.end(), foreign), 0);
+    EXPECT_EQ(std::count(fds.begin(), fds.end(), "anon_inode:[signalfd]"), 0);
+    return fds.size();
+  };
+  const auto first = count(daemon());
+  ::kill(daemon(), SIGKILL);
+  ready();
+  EXPECT_EQ(count(daemon()), first) << "what is handed on is what the first one made";
+}
+
+TEST_F(Supervisor, WhatCannotServeIsNotTriedAgain) {
+  start({"--max-maps", "x"});
+  EXPECT_TRUE(manager.says("--max-maps must be"));
+  EXPECT_EQ(manager.wait(), 2);
+  manager.start({RINGBUFD_PATH, "--supervise", "--socket", manager.path("no/such/dir/s")});
+  EXPECT_TRUE(manager.says("No such file or directory"));
+  EXPECT_EQ(manager.wait(), 1);
+  Daemon other;
+  manager.start({RINGBUFD_PATH, "--supervise", "--socket", other.socket()});
+  EXPECT_TRUE(manager.says("another ringbufd serves"));
+  EXPECT_EQ(manager.wait(), 1);
+  EXPECT_TRUE(std::filesystem::exists(other.socket()));
+}
+
+TEST_F(Supervisor, AnyOtherEndIsAReasonToStartAgain) {
+  start();
+  ready();
+  ::kill(daemon(), SIGTERM);
+  EXPECT_TRUE(manager.says("ended with status 0; starting it again in 100 ms"));
+  ready();
+  ::kill(daemon(), SIGSEGV);
+  EXPECT_TRUE(manager.says("was killed by signal 11; starting it again in 200 ms"));
+  ready();
+  ::kill(daemon(), SIGKILL);
+  EXPECT_TRUE(manager.says("was killed by signal 9; starting it again\n")) << "nothing that it did itself";
+  ready();
+  EXPECT_FALSE(manager.was_told("STOPPING=1")) << "the service goes on";
+  EXPECT_TRUE(answers());
+}
+
+TEST_F(Supervisor, SighupReachesTheDaemon) {
+  const auto config = manager.path("ringbufd.toml");
+  std::ofstream(config) << "log_level = \"warn\"\n";
+  start({"--config", config});
+  ready();
+  std::ofstream(config) << "log_level = \"info\"\n";
+  manager.kill(SIGHUP);
+  EXPECT_EQ(manager.told("RELOADING="), "1");
+  EXPECT_EQ(manager.told("READY="), "1");
+  EXPECT_TRUE(manager.says("options read again"));
+  const pid_t pid = daemon();
+  ::kill(pid, SIGKILL);
+  EXPECT_TRUE(manager.says("killed by signal 9")) << "its own log level has changed too";
+}
+
+TEST_F(Supervisor, WithoutItTheDaemonGoesOn) {
+  start();
+  ready();
+  const pid_t pid = daemon();
+  EXPECT_EQ(manager.wait(SIGKILL), 256 + SIGKILL);
+  EXPECT_TRUE(manager.says("the keeper of this daemon's descriptors is gone"));
+  EXPECT_TRUE(answers());
+  ::kill(pid, SIGTERM);
+  EXPECT_FALSE(manager.says("no such line")) << "its log has ended: so has it";
+  EXPECT_FALSE(std::filesystem::exists(socket)) << "nobody else would remove it";
+}
+
+// One that is started again has its socket from the former one.
+TEST_F(Supervisor, WithoutItALaterDaemonRemovesTheSocketToo) {
+  start();
+  ready();
+  ::kill(daemon(), SIGKILL);
+  ready();
+  const pid_t pid = daemon();
+  EXPECT_EQ(manager.wait(SIGKILL), 256 + SIGKILL);
+  EXPECT_TRUE(manager.says("the keeper of this daemon's descriptors is gone"));
+  ::kill(pid, SIGTERM);
+  EXPECT_FALSE(manager.says("no such line"));
+  EXPECT_FALSE(std::filesystem::exists(socket));
+}
+
+TEST_F(Supervisor, WhileThereIsNoDaemonItsPlaceIsTaken) {
+  start();
+  ready();
+  ::kill(manager.pid(), SIGSTOP);
+  int status = 0;
+  ASSERT_EQ(::waitpid(manager.pid(), &status, WUNTRACED), manager.pid());
+  const pid_t pid = daemon();
+  ::kill(pid, SIGKILL);
+  Program second({RINGBUFD_PATH, "--socket", socket}, STDERR_FILENO);
+  EXPECT_NE(second.rest().find("another ringbufd serves"), std::string::npos);
+  EXPECT_EQ(second.end(), 1);
+  ::kill(manager.pid(), SIGCONT);
+  ready();
+  EXPECT_TRUE(answers());
+}
+
+TEST_F(Supervisor, AHungDaemonIsReplacedAndTheManagerHearsNothingOfIt) {
+  manager.set_watchdog(400);
+  start();
+  ready();
+  const pid_t hung = daemon();
+  ::kill(hung, SIGSTOP);
+  EXPECT_TRUE(manager.says("has given no sign of life"));
+  ready();
+  EXPECT_NE(daemon(), hung);
+  EXPECT_TRUE(answers());
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(manager.told("WATCHDOG="), "1");
+}
+
+TEST_F(Supervisor, ActivatedSocketsGoToEachDaemon) {
+  manager.listen_at(socket);
+  std::thread early([&] { EXPECT_TRUE(answers()); });
+  manager.start({RINGBUFD_PATH, "--supervise", "--socket", manager.path("unused")});
+  ready();
+  early.join();
+  ::kill(daemon(), SIGKILL);
+  ready();
+  EXPECT_TRUE(answers());
+  EXPECT_EQ(manager.wait(SIGTERM), 0);
+  EXPECT_TRUE(std::filesystem::exists(socket)) << "it belongs to the manager";
+}
+
+TEST_F(Supervisor, WhatItCannotKeepIsSaid) {
+  manager.start({"/bin/sh", "-c", "ulimit -n 31; exec \"$0\" \"$@\"", RINGBUFD_PATH, "--supervise", "--socket", socket});
+  EXPECT_TRUE(manager.says("RLIMIT_NOFILE is 31: descriptor 'lock' and others are not kept"));
+  ready();
+  ::kill(daemon(), SIGKILL);
+  ready();
+  EXPECT_TRUE(answers()) << "a new one, on a new socket";
+}
+
+TEST_F(Supervisor, ADaemonThatDoesNotStopIsKilledWhenAskedTwice) {
+  start();
+  ready();
+  const pid_t pid = daemon();
+  ::kill(pid, SIGSTOP);
+  manager.kill(SIGTERM);
+  EXPECT_EQ(manager.told("STOPPING="), "1");
+  manager.kill(SIGTERM);
+  EXPECT_EQ(manager.wait(), 0);
+  EXPECT_EQ(::kill(pid, 0), -1);
+  EXPECT_FALSE(std::filesystem::exists(socket));
+}
+
+}  // namespace
