@@ -10,8 +10,8 @@ packages=(
   libgtest-dev libbenchmark-dev
   jq
 )
-# The kernel half of the conformance tests, and the models; without these they are skipped.
-[[ ${1-} == --build ]] || packages+=(clang libbpf-dev spin)
+# The kernel half of the conformance tests, the models, and systemd-analyze for the units; without these they are skipped.
+[[ ${1-} == --build ]] || packages+=(clang libbpf-dev spin systemd)
 
 fail() {
   echo "setup: $*" >&2

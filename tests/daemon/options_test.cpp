@@ -73,7 +73,7 @@ TEST_F(OptionsTest, MistakesAreNamed) {
       {{"--socket-mode", "0999"}, nullptr, "--socket-mode"},
       {{"--socket-mode", "1777"}, nullptr, "--socket-mode"},
       {{"--log-level", "loud"}, nullptr, "--log-level"},
-      {{"--supervise=no"}, nullptr, "--supervise"},
+      {{"--supervise=no"}, nullptr, "supervise"},
       {{}, "supervise = true", "unknown key 'supervise'"},
       {{}, "sokcet = '/x'", "unknown key 'sokcet'"},
       {{}, "[limits]\nmap = 1", "unknown key 'limits.map'"},

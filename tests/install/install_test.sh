@@ -23,7 +23,8 @@ cmake --install "$build" --prefix "$dir/usr" >"$dir/log" || fail "cmake --instal
 pc=$(find "$dir/usr" -name libringbuf.pc)
 lib=$(dirname "$(dirname "$pc")")
 for file in sbin/ringbufd bin/ringbufctl include/ringbuf/ringbuf.h include/ringbuf/ringbuf.hpp include/ringbuf/abi/shm.h \
-  share/bash-completion/completions/ringbufctl; do
+  share/bash-completion/completions/ringbufctl lib/systemd/system/ringbufd.service lib/systemd/system/ringbufd.socket \
+  lib/sysusers.d/ringbufd.conf; do
   [[ -f $dir/usr/$file ]] || fail "$file was not installed"
 done
 # Nothing of the build tree, and no private header.

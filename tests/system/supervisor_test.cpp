@@ -65,7 +65,7 @@ TEST_F(Supervisor, KilledFiftyTimesInARowItIsThereAgain) {
   struct stat first {
   }, last{};
   ASSERT_EQ(::stat(socket.c_str(), &first), 0);
-  const auto own = descriptors_of(manager.pid()).size(), childs = descriptors_of(daemon()).size();
+  const auto own = descriptors_of(manager.pid()).size(), theirs = descriptors_of(daemon()).size();
   for (int i = 0; i < 50; ++i) {
     kill_it();
     ASSERT_TRUE(answers()) << "who connects meanwhile waits, and no longer";
@@ -74,7 +74,7 @@ TEST_F(Supervisor, KilledFiftyTimesInARowItIsThereAgain) {
   kill_it();
   ready();
   EXPECT_EQ(descriptors_of(manager.pid()).size(), own);
-  EXPECT_EQ(descriptors_of(daemon()).size(), childs);
+  EXPECT_EQ(descriptors_of(daemon()).size(), theirs);
   ASSERT_EQ(::stat(socket.c_str(), &last), 0);
   EXPECT_EQ(first.st_ino, last.st_ino);
   EXPECT_EQ(manager.wait(SIGTERM), 0);
