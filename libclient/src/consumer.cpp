@@ -55,7 +55,9 @@ ringbuf_consumer::ringbuf_consumer(std::unique_ptr<Attachment> a, ringbuf_sample
       view(with_turn(attachment->view(), *turn)),
       ring(view),
       fn(f),
-      ctx(c) {}
+      ctx(c) {
+  ring.tell_waiters();
+}
 
 ringbuf_consumer::~ringbuf_consumer() {
   if (handed_out && attachment->ours()) ring.ring().sub_waiting();

@@ -118,6 +118,10 @@ class Consumer {
     return false;
   }
 
+  // Once, when a consumer begins: a predecessor may have died after it had given bytes back and before it had told those who wait
+  // for them. A drain that moves nothing would not tell them either.
+  void tell_waiters() const noexcept { tell_room(ring_.consumer_pos_own(), true); }
+
   // Gives up everything in the ring, after corruption: consumer_pos becomes producer_pos. Returns the bytes skipped; 0 if a
   // hostile producer has moved producer_pos back.
   std::int64_t reset() const {
