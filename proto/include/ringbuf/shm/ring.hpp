@@ -7,8 +7,8 @@
 //       overwrite_pos <= pending_pos <= producer_pos
 //   I2  every byte in [consumer_pos, producer_pos) belongs to a whole record whose header was written before
 //       producer_pos passed it
-//   I3  only the owner (the process that holds `owner`) writes producer_pos, pending_pos, cached_pos and new headers;
-//       only the reserver of a record writes its payload and commits its header
+//   I3  only the owner (the thread that holds `owner`) writes producer_pos, pending_pos, cached_pos and new headers;
+//       only the reserver of a record writes its payload and commits its header, or the reaper discards it when that is dead
 //
 // Sync points; both ends carry the tag, docs/memory-ordering.md has the argument and the bad schedules:
 //   S1 space    consumer_pos release  ->  producer's acquire               else bytes are overwritten while read
@@ -16,7 +16,10 @@
 //   S3 publish  header exchange       ->  consumer's acquire               else an unfinished payload is read
 //   S4 sleep    producer: header RMW, load waiting, load consumer_pos      else both see old values and the consumer
 //               consumer: store consumer_pos, RMW waiting, load the ring   sleeps for ever
-//   S5 owner    owner release  ->  the next owner's acquire                else two writers work on one region
+//   S5 owner    owner release, or the kernel's DIED  ->  the next          else two writers work on one region
+//               owner's acquire
+//      reaper   producer: pending_pos, release fence, the bytes            else a payload is taken for a dead one's header
+//               reaper: the bytes, pending_pos
 //   S6 room     producer: RMW need, load consumer_pos                      else a waiting producer sleeps for ever
 //               consumer: exchange consumer_pos, load the needs
 //   S7 copy     producer: overwrite_pos, release fence, the bytes          else a torn record is believed
