@@ -11,6 +11,7 @@
 #include "base/unique_fd.hpp"
 #include "daemon/client.hpp"
 #include "daemon/client_log.hpp"
+#include "daemon/closer.hpp"
 #include "daemon/map_table.hpp"
 #include "daemon/reaper.hpp"
 #include "wire/codec.hpp"
@@ -26,6 +27,7 @@ struct Core {
   MapTable maps;
   Reaper reaper;
   Clients clients;
+  Closer closer;
 
   Core(boost::asio::io_context& io, const Limits& limits, std::unique_ptr<State> s, UniqueFd token_hangups,
        UniqueFd client_hangups)
@@ -34,7 +36,8 @@ struct Core {
         state(std::move(s)),
         maps(quota, log, *state, std::move(token_hangups)),
         reaper(io, log),
-        clients(quota, *state, reaper, std::move(client_hangups)) {}
+        clients(quota, *state, reaper, std::move(client_hangups)),
+        closer(io) {}
 };
 
 // Who sends the requests of one connection.

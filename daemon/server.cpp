@@ -100,7 +100,7 @@ void Server::stop() {
   } else {
     listening_.remove_file();
   }
-  listener_.close(ignored);
+  core_->closer.without_lingering([&] { listener_.close(ignored); });
   token_hangups_.close(ignored);
   client_hangups_.close(ignored);
   retry_.cancel(ignored);
@@ -140,8 +140,10 @@ void Server::on_acceptable() {
 // Without a descriptor for it a connection would stay in the queue and wake us for ever.
 void Server::turn_away_one() {
   spare_.reset();
-  const bool accepted =
-      static_cast<bool>(UniqueFd(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)));
+  bool accepted = false;
+  core_->closer.without_lingering([&] {
+    accepted = static_cast<bool>(UniqueFd(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)));
+  });
   spare_ = spare_descriptor();
   if (accepted && spare_) return accept_next();
   accept_later();
@@ -172,7 +174,10 @@ void Server::open_session(UniqueFd socket) {
                        fmt::format("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text));
       const auto frame = wire::encode_error({RINGBUF_HELLO, 0, 0, 0, 0}, charge.error().err, charge.error().text);
       (void)send_frame(socket.get(), frame, {}, MSG_DONTWAIT);
-      hang_up(socket.get());
+      core_->closer.without_lingering([&] {
+        hang_up(socket.get());
+        socket.reset();
+      });
       return;
     }
     const auto session = std::make_shared<Session>(io_, std::move(socket), std::move(*peer), std::move(*charge), *core_,

@@ -24,7 +24,7 @@ Session::Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge
 void Session::close() {
   if (!socket_.is_open()) return;
   boost::system::error_code ignored;
-  socket_.close(ignored);
+  core_.closer.without_lingering([&] { socket_.close(ignored); });  // with all that lies unread in its queue
   if (caller_.client) caller_.client->on_end = nullptr;
   caller_.client.reset();
   spdlog::debug("session closed: pid {}, uid {}", caller_.peer.pid, caller_.peer.uid);
@@ -51,6 +51,13 @@ void Session::guarded(F&& f) noexcept {
 }
 
 void Session::read_next() {
+  if (!core_.closer.keeps_up(caller_.peer.uid)) {
+    core_.closer.when_it_keeps_up(caller_.peer.uid, [weak = weak_from_this()] {
+      const auto self = weak.lock();
+      if (self && self->socket_.is_open()) self->guarded([&] { self->read_next(); });
+    });
+    return;
+  }
   socket_.async_wait(descriptor_base::wait_read, [weak = weak_from_this()](const boost::system::error_code& ec) {
     const auto self = weak.lock();
     if (self && !ec && self->socket_.is_open()) self->guarded([&] { self->on_readable(); });
@@ -60,9 +67,14 @@ void Session::read_next() {
 void Session::on_readable() {
   Frame frame;
   std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
+  frame.refuse_fds = [this](std::vector<UniqueFd> fds) { core_.closer.close(caller_.peer.uid, std::move(fds)); };
   const auto received = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
   if (received && !*received) return end();
-  if (received) return answer_with(answer(frame));
+  if (received) {
+    Reply reply = answer(frame);
+    frame.refuse_fds(std::move(frame.fds));
+    return answer_with(std::move(reply));
+  }
   if (const int err = received.error().err; err == EAGAIN) return read_next();
   else if (err != EMSGSIZE && err != EPROTO && err != EMFILE) return end();  // the connection broke
   // The frame is lost, but its header tells which request to answer.
@@ -124,7 +136,7 @@ void Session::send(Reply reply) {
   for (const UniqueFd& fd : reply.fds) fds.push_back(fd.get());
   const auto sent = send_frame(socket_.native_handle(), reply.frame, fds, MSG_DONTWAIT);
   if (reply.last) {
-    hang_up(socket_.native_handle());
+    core_.closer.without_lingering([&] { hang_up(socket_.native_handle()); });
     return end();
   }
   if (sent) return read_next();

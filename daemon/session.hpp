@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/seqpacket.hpp"
+#include "daemon/closer.hpp"
 #include "daemon/handlers.hpp"
 
 namespace ringbuf::daemon {

@@ -10,6 +10,8 @@
 namespace ringbuf {
 namespace {
 
+constexpr std::size_t kMostSent = 253;  // SCM_MAX_FD
+
 Result<sockaddr_un> address(const std::string& path) {
   sockaddr_un a{};
   a.sun_family = AF_UNIX;
@@ -69,8 +71,9 @@ Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<cons
 }
 
 Result<bool> recv_frame(int fd, Frame& frame, int flags) {
-  // Room for credentials and for one descriptor more than allowed, so that too many are noticed and not merely cut.
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int) * (RINGBUF_WIRE_MAX_FDS + 1))];
+  // Room for credentials and for as many descriptors as the kernel lets anybody send: what is cut the kernel closes, here and
+  // now.
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int) * kMostSent)];
   iovec iov{frame.buffer.data(), frame.buffer.size()};
   msghdr msg{};
   msg.msg_iov = &iov;
@@ -96,17 +99,21 @@ Result<bool> recv_frame(int fd, Frame& frame, int flags) {
       }
     }
   }
+  const auto refuse_fds = [&] {
+    if (frame.refuse_fds) frame.refuse_fds(std::exchange(frame.fds, {}));
+    else frame.fds.clear();
+  };
   if (frame.fds.size() > RINGBUF_WIRE_MAX_FDS) {
-    frame.fds.clear();
+    refuse_fds();
     return fail(EPROTO, "receive descriptors");
   }
   if (msg.msg_flags & MSG_CTRUNC) {  // there was room for them in `control`, so it was this process that could not take them
-    frame.fds.clear();
+    refuse_fds();
     frame.size = static_cast<std::size_t>(n);
     return fail(EMFILE, "receive descriptors");
   }
   if (msg.msg_flags & MSG_TRUNC) {
-    frame.fds.clear();
+    refuse_fds();
     return fail(EMSGSIZE, "receive a message");
   }
   frame.size = static_cast<std::size_t>(n);

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -24,6 +25,8 @@ struct Frame {
   std::size_t size = 0;
   std::vector<UniqueFd> fds;
   std::optional<ucred> sender;  // with SO_PASSCRED
+  // Takes the descriptors of a frame that is none; empty: they are closed, which may block.
+  std::function<void(std::vector<UniqueFd>)> refuse_fds;
 
   std::span<const std::byte> bytes() const { return {buffer.data(), size}; }
 };

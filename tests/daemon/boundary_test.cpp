@@ -6,17 +6,15 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 
-#include <fstream>
 #include <set>
 
-#include "harness.hpp"
+#include "daemon_of.hpp"
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
@@ -26,42 +24,6 @@ namespace ringbuf::test {
 namespace {
 
 constexpr uid_t kStranger = 1004, kNeighbour = 1005;
-
-bool become(uid_t uid) {
-  // A program that was started as this user can be looked into by it, unlike one that has changed its uid.
-  return ::setgroups(0, nullptr) == 0 && ::setresgid(uid, uid, uid) == 0 && ::setresuid(uid, uid, uid) == 0 &&
-         ::prctl(PR_SET_DUMPABLE, 1) == 0;
-}
-
-// A daemon in a process of its own, as this user.
-class DaemonOf {
- public:
-  explicit DaemonOf(uid_t uid) {
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) < 0 || ::chown(dir_.path("").c_str(), uid, uid) < 0) std::abort();
-    const UniqueFd ready(ends[0]);
-    UniqueFd tell(ends[1]);
-    child_ = std::make_unique<ChildProcess>([&] {
-      if (!become(uid)) return 126;
-      spdlog::set_level(spdlog::level::off);
-      boost::asio::io_context io;
-      const auto server = daemon::Server::start(io, {socket(), 0666, daemon::kDefaultLimits});
-      if (!server) return 1;
-      tell.reset();
-      io.run();
-      return 0;
-    });
-    tell.reset();
-    char c;
-    if (::read(ready.get(), &c, 1) != 0) std::abort();
-  }
-  std::string socket() const { return dir_.path("s"); }
-  pid_t pid() const { return child_->pid(); }
-
- private:
-  TempDir dir_;
-  std::unique_ptr<ChildProcess> child_;
-};
 
 class BoundaryTest : public ::testing::TestWithParam<uid_t> {
  protected:

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT
+// Descriptors that are no maps: of every kind, in every place, as many as fit. They are refused and closed, and closing them
+// holds nobody up.
+#include <arpa/inet.h>
+#include <linux/fuse.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+
+#include "daemon_of.hpp"
+
+namespace ringbuf::test {
+namespace {
+
+class WrongFdTest : public ::testing::Test {
+ protected:
+  void expect_all_closed() {
+    eventually([&] { return daemon.descriptors() == before_; });
+  }
+
+  FdLeakGuard leaks;
+  DaemonOf daemon{::geteuid()};
+
+ private:
+  const unsigned before_ = daemon.descriptors();
+};
+
+using Kinds = std::vector<std::pair<std::string, UniqueFd>>;
+
+// What this system lets us have.
+Kinds every_kind(const TempDir& dir) {
+  Kinds all;
+  const auto add = [&](const std::string& what, long fd) {
+    if (fd >= 0) all.emplace_back(what, UniqueFd(static_cast<int>(fd)));
+  };
+  const auto pair = [&](const std::string& what, int type) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends) < 0) return;
+    add(what, ends[0]);
+    add(what + ", other end", ends[1]);
+  };
+  add("a directory", ::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  add("a file", ::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+  add("a device", ::open("/dev/null", O_RDWR | O_CLOEXEC));
+  add("a terminal", ::open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC));
+  add("a path", ::open("/", O_PATH | O_CLOEXEC));
+  add("a file of proc", ::open("/proc/self/mem", O_RDWR | O_CLOEXEC));
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) == 0) {
+    add("a pipe to read", ends[0]);
+    add("a pipe to write", ends[1]);
+  }
+  if (::mkfifo(dir.path("fifo").c_str(), 0600) == 0) add("a FIFO", ::open(dir.path("fifo").c_str(), O_RDWR | O_CLOEXEC));
+  for (const auto& [type, name] : {std::pair{SOCK_STREAM, "stream"}, {SOCK_DGRAM, "datagram"}, {SOCK_SEQPACKET, "seqpacket"}}) {
+    pair(fmt::format("a unix {} pair", name), type);
+    add(fmt::format("a unix {} socket", name), ::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+  }
+  for (const int family : {AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_ALG, AF_VSOCK, AF_KEY})
+    for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET})
+      add(fmt::format("a socket of family {}, type {}", family, type), ::socket(family, type | SOCK_CLOEXEC, 0));
+  add("an unsealed memfd", ::memfd_create("wrong", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  add("a secret memfd", ::syscall(SYS_memfd_secret, O_CLOEXEC));
+  add("an eventfd", ::eventfd(0, EFD_CLOEXEC));
+  add("an epoll descriptor", ::epoll_create1(EPOLL_CLOEXEC));
+  add("a timerfd", ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+  sigset_t none;
+  ::sigemptyset(&none);
+  add("a signalfd", ::signalfd(-1, &none, SFD_CLOEXEC));
+  add("an inotify descriptor", ::inotify_init1(IN_CLOEXEC));
+  add("a pidfd", ::syscall(SYS_pidfd_open, ::getpid(), 0));
+  add("a userfaultfd", ::syscall(SYS_userfaultfd, O_CLOEXEC));
+  std::array<char, 256> params{};
+  add("an io_uring", ::syscall(SYS_io_uring_setup, 2, params.data()));
+  struct {
+    std::uint32_t type, key_size, value_size, max_entries, more[20];
+  } ring{27, 0, 0, 4096, {}};
+  add("a ring of the kernel", ::syscall(SYS_bpf, 0, &ring, sizeof ring));
+  return all;
+}
+
+// The kernel lets nobody send an io_uring since 6.7.
+bool can_be_sent(int fd) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) std::abort();
+  const UniqueFd a(ends[0]), b(ends[1]);
+  return send_frame(a.get(), std::vector<std::byte>(1), std::span(&fd, 1)).has_value();
+}
+
+TEST_F(WrongFdTest, EveryKindIsRefusedEverywhereAndClosed) {
+  const TempDir dir;
+  DaemonOf other(::geteuid());
+  {
+    Kinds kinds = every_kind(dir);
+    Client client(daemon.socket()), second(daemon.socket()), elsewhere(other.socket());
+    const auto made = client.create();
+    const int token = made.fds.at(0).get();
+    const auto add = [&](const char* what, int fd) { kinds.emplace_back(what, UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3))); };
+    add("the session itself", client.fd());
+    add("another session", second.fd());
+    const auto foreign = elsewhere.create();
+    add("a token of another daemon", foreign.fds.at(0).get());
+    UniqueFd shut(::fcntl(client.create().fds.at(0).get(), F_DUPFD_CLOEXEC, 3));
+    ::shutdown(shut.get(), SHUT_RDWR);
+    kinds.emplace_back("a token that was shut down", std::move(shut));
+    kinds.emplace_back("the path of the daemon's socket", UniqueFd(::open(daemon.socket().c_str(), O_PATH | O_CLOEXEC)));
+    for (const unsigned role : {RINGBUF_PRODUCER, RINGBUF_CONSUMER}) {
+      const auto a = client.attach(token, role);
+      for (const char* part : {"C", "P", role == RINGBUF_PRODUCER ? "signal" : "wait"})
+        add(fmt::format("a {}'s {}", wire::role_name(role), part).c_str(), a.fds.at(part[0] == 'C'   ? 0
+                                                                                    : part[0] == 'P' ? 1
+                                                                                                     : 2)
+                                                                               .get());
+    }
+    std::erase_if(kinds, [](const auto& kind) { return !can_be_sent(kind.second.get()); });
+    unsigned sent = 0;
+    for (const auto& [what, fd] : kinds) {
+      for (unsigned cmd = 1; std::string(wire::command_name(cmd)) != "?"; ++cmd)
+        for (unsigned copies = 1; copies <= RINGBUF_WIRE_MAX_FDS; ++copies, ++sent) {
+          // The request is as good as can be: only the descriptors are wrong.
+          const auto r = client.call(cmd, std::uint32_t{cmd == RINGBUF_HELLO}, std::vector<int>(copies, fd.get()));
+          ASSERT_EQ(r.err(), EINVAL) << what << ", " << copies << " with " << wire::command_name(cmd) << ": " << r.text;
+        }
+      ringbuf_elem_req key{};
+      key.key_size = 4;
+      const auto mixed = client.call(RINGBUF_MAP_UPDATE_ELEM, key, {token, fd.get()});
+      ASSERT_EQ(mixed.err(), EINVAL) << what;
+      EXPECT_EQ(mixed.text, "the second descriptor is not a map of this daemon") << what;
+      ASSERT_EQ(client.info(token).err(), 0) << "the session stays";
+    }
+    std::printf("%zu kinds of descriptors, %u requests with 1 to 8 of them\n", kinds.size(), sent);
+  }
+  expect_all_closed();
+}
+
+// A TCP connection that lingers: to close the last descriptor of it takes until the other side has read everything.
+class Lingering {
+ public:
+  Lingering() {
+    UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in a{};
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof a;
+    fd_.reset(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::bind(listener.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) < 0 || ::listen(listener.get(), 1) < 0 ||
+        ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&a), &size) < 0 ||
+        ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) < 0)
+      return;
+    reader_.reset(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    std::vector<char> bytes(65536);
+    while (::send(fd_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {}
+    const linger ten_minutes{1, 600};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &ten_minutes, sizeof ten_minutes);
+  }
+  ~Lingering() {
+    const linger at_once{1, 0};
+    if (fd_) ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  }
+  bool works() const { return static_cast<bool>(reader_); }
+  int fd() const { return fd_.get(); }
+  void give_away() { fd_.reset(); }  // a copy is in flight: this does not wait
+
+ private:
+  UniqueFd reader_, fd_;
+};
+
+#define RINGBUF_NEEDS_TCP(l) \
+  if (!(l).works()) GTEST_SKIP() << "needs TCP over the loopback interface"
+
+TEST_F(WrongFdTest, ASocketThatLingersHoldsNobodyUp) {
+  Lingering l;
+  RINGBUF_NEEDS_TCP(l);
+  {
+    Client bad(daemon.socket()), good(daemon.socket());
+    daemon.while_stopped([&] {
+      EXPECT_TRUE(bad.request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {l.fd()}));
+      l.give_away();
+    });
+    EXPECT_EQ(bad.receive().err(), EINVAL);
+    EXPECT_EQ(good.next_id(0).err(), ENOENT);
+    EXPECT_EQ(bad.next_id(0).err(), ENOENT);
+  }
+  expect_all_closed();
+}
+
+TEST_F(WrongFdTest, NorDoesOneThatWasNeverRead) {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{100}}) {  // also more than a frame may carry
+    Lingering l, m;
+    RINGBUF_NEEDS_TCP(l);
+    auto bad = std::make_unique<Client>(daemon.socket());
+    daemon.while_stopped([&] {
+      EXPECT_TRUE(bad->send(std::vector<std::byte>(1)));  // it ends the session; what follows is in the queue
+      std::vector<char> control(CMSG_SPACE(count * sizeof(int)));
+      char byte = 0;
+      iovec io{&byte, 1};
+      msghdr msg{};
+      msg.msg_iov = &io;
+      msg.msg_iovlen = 1;
+      msg.msg_control = control.data();
+      msg.msg_controllen = control.size();
+      cmsghdr* c = CMSG_FIRSTHDR(&msg);
+      c->cmsg_level = SOL_SOCKET;
+      c->cmsg_type = SCM_RIGHTS;
+      c->cmsg_len = CMSG_LEN(count * sizeof(int));
+      for (std::size_t i = 0; i < count; ++i) {
+        const int fd = l.fd();
+        std::memcpy(CMSG_DATA(c) + i * sizeof fd, &fd, sizeof fd);
+      }
+      EXPECT_EQ(::sendmsg(bad->fd(), &msg, MSG_NOSIGNAL), 1);
+      const int fd = m.fd();
+      EXPECT_TRUE(bad->send(std::vector<std::byte>(8), {fd}));
+      l.give_away();
+      m.give_away();
+    });
+    EXPECT_EQ(bad->receive().err(), EPROTO);
+    EXPECT_EQ(Client(daemon.socket()).next_id(0).err(), ENOENT);
+    bad.reset();
+    expect_all_closed();
+  }
+}
+
+// A file system whose server answers everything but FLUSH, which close(2) waits for.
+class StuckFile {
+ public:
+  StuckFile() : path_(dir_.path("file")), device_(::open("/dev/fuse", O_RDWR | O_CLOEXEC)) {
+    UniqueFd(::open(path_.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    const std::string options = fmt::format("fd={},rootmode=100000,user_id=0,group_id=0", device_.get());
+    if (!device_ || ::mount("test", path_.c_str(), "fuse", MS_NOSUID | MS_NODEV, options.c_str()) < 0) return;
+    mounted_ = true;
+    server_ = std::thread([this] { serve(); });
+    fd_.reset(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  }
+  ~StuckFile() {
+    let_go();
+    if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
+    fd_.reset();
+  }
+  bool works() const { return static_cast<bool>(fd_); }
+  int fd() const { return fd_.get(); }
+  // The server ends: whoever waits for it goes on.
+  void let_go() {
+    if (!server_.joinable()) return;
+    ::eventfd_write(end_.get(), 1);
+    server_.join();
+  }
+
+ private:
+  void serve() {
+    alignas(8) char in[1 << 17];
+    for (;;) {
+      pollfd p[2] = {{device_.get(), POLLIN, 0}, {end_.get(), POLLIN, 0}};
+      if (::poll(p, 2, -1) < 0) continue;  // seteuid() interrupts all threads
+      if (p[1].revents) break;
+      if (::read(device_.get(), in, sizeof in) < static_cast<ssize_t>(sizeof(fuse_in_header))) break;
+      fuse_in_header head;
+      std::memcpy(&head, in, sizeof head);
+      if (head.opcode == FUSE_FLUSH || head.opcode == FUSE_INTERRUPT || head.opcode == FUSE_FORGET) continue;
+      fuse_init_out init{};
+      init.major = FUSE_KERNEL_VERSION;
+      init.minor = FUSE_KERNEL_MINOR_VERSION;
+      init.max_write = 4096;
+      const fuse_open_out open{};
+      fuse_out_header out{};
+      out.unique = head.unique;
+      iovec parts[2] = {{&out, sizeof out}, {nullptr, 0}};
+      if (head.opcode == FUSE_INIT) parts[1] = {&init, sizeof init};
+      else if (head.opcode == FUSE_OPEN) parts[1] = {const_cast<fuse_open_out*>(&open), sizeof open};
+      else if (head.opcode != FUSE_RELEASE) out.error = -ENOSYS;
+      out.len = static_cast<std::uint32_t>(sizeof out + parts[1].iov_len);
+      if (::writev(device_.get(), parts, 2) < 0) break;
+    }
+    device_.reset();
+  }
+
+  TempDir dir_;
+  std::string path_;
+  UniqueFd device_, fd_, end_{::eventfd(0, EFD_CLOEXEC)};
+  bool mounted_ = false;
+  std::thread server_;
+};
+
+TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
+  RINGBUF_NEEDS_ROOT();
+  StuckFile file;
+  if (!file.works()) GTEST_SKIP() << "needs FUSE";
+  {
+    Client bad(daemon.socket());
+    EXPECT_EQ(bad.info(file.fd()).err(), EINVAL);
+    // No child does this: its own copy of the file would be closed when it ends, which waits as well.
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client good(daemon.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
+    // Who goes on like that is not read any more, so that what the daemon holds stays bounded.
+    const unsigned before = daemon.descriptors();
+    unsigned sent = 0;
+    for (unsigned last = before;; last = daemon.descriptors()) {
+      unsigned more = 0;
+      while (bad.request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, std::vector<int>(8, file.fd()), MSG_DONTWAIT)) ++more;
+      sent += more;
+      ASSERT_EQ(good.next_id(0).err(), ENOENT);
+      if (more == 0 && daemon.descriptors() == last) break;
+    }
+    EXPECT_GE(daemon.descriptors(), before + 32) << "the file is not stuck: this shows nothing";
+    EXPECT_LE(daemon.descriptors(), before + 32 + 8);
+    std::printf("%u messages with 8 descriptors sent, %u descriptors held\n", sent, daemon.descriptors() - before);
+    file.let_go();
+    // Everything that was sent is answered in the end.
+    for (unsigned i = 0; i < sent; ++i) ASSERT_EQ(bad.receive().err(), EINVAL);
+  }
+  expect_all_closed();
+}
+
+}  // namespace
+}  // namespace ringbuf::test
