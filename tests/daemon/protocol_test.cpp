@@ -246,6 +246,25 @@ TEST_F(ProtocolTest, AClientThatDoesNotReadLeavesNothing) {
   eventually([&] { return good.info(token).as<ringbuf_map_info>().consumers == 0; });
 }
 
+// Its own end of the connection lies in the queue that the daemon does not read: the daemon never sees it hang up.
+TEST_F(ProtocolTest, ASessionHiddenInItsOwnQueueEndsWithItsProcess) {
+  Client good(daemon);
+  const auto made = good.create();
+  const int token = made.fds.at(0).get();
+  ChildProcess child([&] {
+    Client bad(daemon);
+    while (bad.request(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_CONSUMER, 0}, {token}, MSG_DONTWAIT)) {}
+    for (;;) {  // until it is no longer read
+      unsigned more = 0;
+      while (bad.request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {bad.fd()}, MSG_DONTWAIT)) ++more;
+      if (Client(daemon).hello().err() == 0 && more == 0) break;
+    }
+    return 0;
+  });
+  EXPECT_EQ(child.exit_code(), 0);
+  eventually([&] { return good.info(token).as<ringbuf_map_info>().consumers == 0; });
+}
+
 TEST_F(ProtocolTest, AFloodIsServedBesideOthers) {
   Client flood(daemon), good(daemon);
   for (int round = 0; round < 20; ++round) {
