@@ -160,6 +160,10 @@ class Gate {
     ::close(fds_[1]);
   }
   void open() const { (void)!::write(fds_[1], "x", 1); }
+  bool is_open() const {
+    pollfd p{fds_[0], POLLIN, 0};
+    return ::poll(&p, 1, 0) == 1;
+  }
   void pass() const {
     char c;
     while (::read(fds_[0], &c, 1) < 0 && errno == EINTR) continue;
