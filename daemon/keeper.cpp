@@ -7,7 +7,6 @@
 #include <sys/un.h>
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <cassert>
 #include <charconv>
 #include <cstdlib>
@@ -24,12 +23,12 @@ using boost::asio::posix::descriptor_base;
 // Handlers outlive what they were made by.
 template <class F>
 auto Keeper::unless_destroyed(F f) {
-  return [f = std::move(f), alive = std::weak_ptr(alive_)](const boost::system::error_code& ec = {}) {
+  return [f = std::move(f), alive = std::weak_ptr(alive_)](const boost::system::error_code& ec) {
     if (!ec && !alive.expired()) f();
   };
 }
 
-Keeper::Keeper(boost::asio::io_context& io, UniqueFd socket) : io_(io), socket_(io), retry_(io) {
+Keeper::Keeper(boost::asio::io_context& io, UniqueFd socket) : socket_(io), retry_(io) {
   if (!socket) return;
   socket_.assign(socket.get());
   socket.release();
@@ -82,7 +81,7 @@ int Keeper::send(const std::string& text, int fd) {
   return sent ? 0 : sent.error().err;
 }
 
-// The functions are called from here only, never from within store() or say(): their callers are in the middle of something.
+// From the io_context only, never from within store() or say(): their callers are in the middle of something.
 void Keeper::flush() {
   while (!queue_.empty()) {
     if (auto* f = std::get_if<std::function<void()>>(&queue_.front())) {
@@ -108,12 +107,13 @@ void Keeper::flush_later(int err) {
   }
 }
 
+// Within store() or say() the queue is empty.
 void Keeper::lose(int err) {
   spdlog::error("the keeper of this daemon's descriptors is gone ({}); what it served would be lost with it", std::strerror(err));
   boost::system::error_code ignored;
   socket_.close(ignored);
   std::erase_if(queue_, [](const auto& entry) { return std::holds_alternative<Message>(entry); });
-  if (!queue_.empty()) boost::asio::post(io_, unless_destroyed([this] { flush(); }));
+  flush();
 }
 
 // A keeper says nothing; what can be read is its end.

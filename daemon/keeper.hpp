@@ -57,7 +57,6 @@ class Keeper {
   template <class F>
   auto unless_destroyed(F f);
 
-  boost::asio::io_context& io_;
   boost::asio::posix::stream_descriptor socket_;
   boost::asio::steady_timer retry_;  // runs only when the kernel has no room for more descriptors in flight
   std::deque<std::variant<Message, std::function<void()>>> queue_;

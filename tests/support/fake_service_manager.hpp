@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -98,6 +99,7 @@ class FakeServiceManager {
     log_ = log[0];
     text_.clear();
     said_.clear();
+    history_.clear();
     auto fds = activated_;
     fds.insert(fds.end(), store_.begin(), store_.end());
     std::fflush(nullptr);
@@ -127,12 +129,10 @@ class FakeServiceManager {
       if (listen(-1) == Heard::End && said_.empty()) return "(ended)";
     }
   }
-  // Did it say this, and no told() has passed it?
+  // Has it ever said this line since it was started?
   bool was_told(const std::string& line) {
     while (listen(0) == Heard::Message) continue;
-    for (const auto& l : said_)
-      if (l == line) return true;
-    return false;
+    return std::find(history_.begin(), history_.end(), line) != history_.end();
   }
   // Nothing at all for so long.
   bool silent_for(int milliseconds) {
@@ -247,6 +247,7 @@ class FakeServiceManager {
       keep |= line == "FDSTORE=1";
       drop |= line == "FDSTOREREMOVE=1";
       said_.push_back(line);
+      history_.push_back(line);
     }
     for (const int fd : received) {
       if (keep && sender == pid_) store_.emplace_back(name, fd);
@@ -265,7 +266,8 @@ class FakeServiceManager {
   pid_t pid_ = -1;
   int watchdog_ms_ = 0, strangers_ = 0;
   std::vector<std::pair<std::string, int>> activated_, store_;
-  std::deque<std::string> said_;
+  std::deque<std::string> said_;  // and not passed by told()
+  std::vector<std::string> history_;
   std::string text_;
 };
 
