@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <thread>
 
@@ -164,6 +165,33 @@ TEST_F(UserRing, BlockingReserveSleepsUntilADrain) {
   ASSERT_NE(p, nullptr);
   ringbuf_discard(producer_.get(), p, 0);
   EXPECT_EQ(drain(), 0);
+}
+
+// As after the death of a consumer that had given bytes back and not yet said so: here it keeps silent because it was asked to.
+TEST_F(UserRing, ANewConsumerTellsThoseWhoWait) {
+  for (int i = 0; i < 256; ++i) put("12345678");
+  std::atomic<pid_t> tid{0};
+  void* p = nullptr;
+  std::thread waiter([&] {
+    tid = ::gettid();
+    p = ringbuf_reserve_wait(producer_.get(), 8, -1);
+  });
+  auto observer = observer_of(map_);
+  const auto asleep = [&] {
+    std::ifstream stat("/proc/self/task/" + std::to_string(tid.load()) + "/stat");
+    std::string line;
+    std::getline(stat, line);
+    return line.find(") S ") != std::string::npos;
+  };
+  wait_until([&] { return stats_of(observer).room_waiters == 1 && asleep(); });
+  EXPECT_EQ(drain(RINGBUF_NO_WAKEUP), 256);
+  EXPECT_EQ(drain(), 0) << "moves nothing, so it tells nobody, as the kernel";
+  EXPECT_EQ(stats_of(observer).room_waiters, 1u);
+  consumer_.reset();
+  consumer_ = consumer_of(map_, nullptr, nullptr);
+  waiter.join();
+  ASSERT_NE(p, nullptr);
+  ringbuf_discard(producer_.get(), p, 0);
 }
 
 TEST_F(UserRing, CountsAndDumps) {

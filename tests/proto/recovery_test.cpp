@@ -157,7 +157,10 @@ TEST_F(RecoveryTest, ImpossiblePositionsEndItAndAreNamed) {
     std::uint64_t producer_pos, pending_pos;
     bool corrupt;
   } const cases[] = {{8, kN + 8 + 8, false},  // behind: committed meanwhile
-                     {kN + 8, 0, true},      {12, 0, true}, {16, 4, true}, {0, 8, false}};
+                     {kN + 8, 0, true},
+                     {12, 0, true},
+                     {16, 4, true},
+                     {0, 8, false}};
   for (const auto& c : cases) {
     ring_.producer_page().producer_pos = c.producer_pos;
     ring_.producer_page().pending_pos = c.pending_pos;
