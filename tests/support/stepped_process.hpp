@@ -78,8 +78,9 @@ class SteppedProcess {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       if (::getppid() != parent || ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) < 0) ::_exit(125);
       prepare();
-      // By a bare system call, so that the first step is the first instruction behind it.
-      ::syscall(SYS_kill, ::getpid(), SIGSTOP);
+      // By a bare system call, so that the first step is the first instruction behind it. To this thread: another one that
+      // prepare() has begun is not traced and would stop them all.
+      ::syscall(SYS_tgkill, ::getpid(), ::getpid(), SIGSTOP);
       fn();
       *ended_ = true;
       for (;;) ::pause();
