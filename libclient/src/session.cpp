@@ -55,8 +55,10 @@ Session::~Session() {
 
 int Session::open() {
   std::lock_guard lock(mutex_);
-  Lost lost{};
-  return open_locked(&lost);
+  for (int tries = 1;; ++tries) {
+    Lost lost = Lost::No;
+    if (int r = open_locked(&lost); r >= 0 || lost == Lost::No || tries == kTries) return r;
+  }
 }
 
 int Session::open_locked(Lost* ret_lost) {
