@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <unordered_map>
 
@@ -20,6 +21,14 @@ class ClientLog {
 
   // Writes the line, or counts it if `uid` has used up its budget; the next one that is written tells how many were left out.
   void write(spdlog::level::level_enum level, uid_t uid, const std::string& text, Clock::time_point now = Clock::now());
+  // The same for the line that text() returns, of what has been done already and cannot fail any more: a line for which there is
+  // no memory is not written.
+  template <class F>
+  void tell(spdlog::level::level_enum level, uid_t uid, F&& text) noexcept {
+    try {
+      write(level, uid, text());
+    } catch (const std::bad_alloc&) {}
+  }
   // At the end: tells what no next line has told.
   ~ClientLog();
 

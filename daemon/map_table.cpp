@@ -55,9 +55,10 @@ Answer<std::shared_ptr<Map>> MapTable::create(MapSpec spec) {
   }
   if (auto entered = made->enter(state_); !entered) return refuse(entered.error());
   auto map = keep(std::move(made));
-  log_.write(spdlog::level::info, map->spec.uid,
-             fmt::format("{} created: {} {}, {} bytes in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
-                         map->elements() ? "elements" : "bytes of data", map->size(), map->spec.mode, map->spec.uid));
+  log_.tell(spdlog::level::info, map->spec.uid, [&] {
+    return fmt::format("{} created: {} {}, {} bytes in all, mode {:04o}, uid {}", map->label(), map->spec.ring.max_entries,
+                       map->elements() ? "elements" : "bytes of data", map->size(), map->spec.mode, map->spec.uid);
+  });
   return map;
 }
 
@@ -68,7 +69,7 @@ std::shared_ptr<Map> MapTable::keep(std::unique_ptr<Map> made) {
 }
 
 void MapTable::forget(Map* map) {
-  if (maps_.erase(map->id)) log_.write(spdlog::level::info, map->spec.uid, map->label() + " freed");
+  if (maps_.erase(map->id)) log_.tell(spdlog::level::info, map->spec.uid, [&] { return map->label() + " freed"; });
   delete map;
 }
 
@@ -139,8 +140,8 @@ Answer<void> MapTable::pin(const std::shared_ptr<Map>& map, const std::string& p
     map->pins.erase(path);
     throw;
   }
-  log_.write(spdlog::level::info, peer.uid,
-             fmt::format("{} pinned at {} by uid {}", map->label(), wire::printable(path), peer.uid));
+  log_.tell(spdlog::level::info, peer.uid,
+            [&] { return fmt::format("{} pinned at {} by uid {}", map->label(), wire::printable(path), peer.uid); });
   return {};
 }
 
@@ -151,8 +152,8 @@ Answer<void> MapTable::unpin(const std::string& path, const Peer& peer) {
   if (peer.uid != 0 && peer.uid != pin.uid && peer.uid != pin.map->spec.uid)
     return refuse(EPERM, fmt::format("{} belongs to uid {}; only it, the map's owner or root may unpin it", wire::printable(path),
                                      pin.uid));
-  log_.write(spdlog::level::info, peer.uid,
-             fmt::format("{} unpinned from {} by uid {}", pin.map->label(), wire::printable(path), peer.uid));
+  log_.tell(spdlog::level::info, peer.uid,
+            [&] { return fmt::format("{} unpinned from {} by uid {}", pin.map->label(), wire::printable(path), peer.uid); });
   pin.map->pins.erase(path);
   pins_.erase(it);
   return {};

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <new>
 
 #include "ringbuf/abi/wire.h"
 
@@ -16,7 +17,11 @@ Result<Peer> identify(int socket) {
   Peer peer{cred.pid, cred.uid, cred.gid, {}};
   size = 0;  // asks how many there are
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, nullptr, &size) < 0 && errno == ERANGE) {
-    peer.groups.resize(size / sizeof(gid_t));
+    try {
+      peer.groups.resize(size / sizeof(gid_t));
+    } catch (const std::bad_alloc&) {
+      return fail(ENOMEM, "read a peer's groups");
+    }
     if (::getsockopt(socket, SOL_SOCKET, SO_PEERGROUPS, peer.groups.data(), &size) < 0) return fail_errno("read a peer's groups");
     peer.groups.resize(size / sizeof(gid_t));
   }

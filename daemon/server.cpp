@@ -185,7 +185,7 @@ void Server::open_session(UniqueFd socket) {
     sessions_.emplace(session.get(), session);
     session->read_next();
   } catch (const std::exception& e) {
-    core_->log.write(spdlog::level::err, uid, fmt::format("cannot open a session of uid {}: {}", uid, e.what()));
+    core_->log.tell(spdlog::level::err, uid, [&] { return fmt::format("cannot open a session of uid {}: {}", uid, e.what()); });
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <array>
 #include <boost/asio/error.hpp>
 #include <new>
 
@@ -99,10 +100,14 @@ Session::Reply Session::answer(const Frame& frame) {
   if (!frame.sender || frame.sender->pid != caller_.peer.pid)
     return refusal(hdr, {EPERM, fmt::format("this session belongs to pid {}; open your own", caller_.peer.pid), false});
   try {
+    Reply reply;
+    reply.frame.reserve(RINGBUF_WIRE_MAX);  // now: what has been done must not be answered with ENOMEM
     auto payload = handle(core_, caller_, *message, frame.fds);
     if (!payload) return refusal(hdr, payload.error());
     spdlog::debug("{} of pid {} done", wire::command_name(hdr.cmd), caller_.peer.pid);
-    return {wire::encode({hdr.cmd, 0, hdr.seq, 0, 0}, payload->body), std::move(payload->fds), false};
+    wire::encode_into(reply.frame, {hdr.cmd, 0, hdr.seq, 0, 0}, payload->body);
+    reply.fds = std::move(payload->fds);
+    return reply;
   } catch (const std::bad_alloc&) {
     return refusal(hdr, {ENOMEM, "the daemon has no memory left; try again", false});
   }
@@ -132,9 +137,9 @@ void Session::answer_with(Reply reply) {
 
 void Session::send(Reply reply) {
   if (!socket_.is_open()) return;  // the client was found to be gone
-  std::vector<int> fds;
-  for (const UniqueFd& fd : reply.fds) fds.push_back(fd.get());
-  const auto sent = send_frame(socket_.native_handle(), reply.frame, fds, MSG_DONTWAIT);
+  std::array<int, RINGBUF_WIRE_MAX_FDS> fds;
+  for (std::size_t i = 0; i < reply.fds.size(); ++i) fds[i] = reply.fds[i].get();
+  const auto sent = send_frame(socket_.native_handle(), reply.frame, std::span(fds).first(reply.fds.size()), MSG_DONTWAIT);
   if (reply.last) {
     core_.closer.without_lingering([&] { hang_up(socket_.native_handle()); });
     return end();

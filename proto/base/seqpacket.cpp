@@ -82,6 +82,7 @@ Result<bool> recv_frame(int fd, Frame& frame, int flags) {
   msg.msg_controllen = sizeof control;
   frame.size = 0;
   frame.fds.clear();
+  frame.fds.reserve(RINGBUF_WIRE_MAX_FDS + 1);  // if somebody has taken the vector; before anything comes
   frame.sender.reset();
   ssize_t n;
   while ((n = ::recvmsg(fd, &msg, flags | MSG_CMSG_CLOEXEC)) < 0)

@@ -28,6 +28,9 @@ struct Frame {
   // Takes the descriptors of a frame that is none; empty: they are closed, which may block.
   std::function<void(std::vector<UniqueFd>)> refuse_fds;
 
+  // Has room for all that may come, so that receiving does not fail for want of memory.
+  Frame() { fds.reserve(RINGBUF_WIRE_MAX_FDS + 1); }
+
   std::span<const std::byte> bytes() const { return {buffer.data(), size}; }
 };
 

@@ -51,10 +51,15 @@ Result<void> decode_body(Bytes body, void* out, std::size_t size) {
 }
 
 std::vector<std::byte> encode(const ringbuf_wire_hdr& hdr, Bytes body) {
-  std::vector<std::byte> out(sizeof hdr + body.size());
+  std::vector<std::byte> out;
+  encode_into(out, hdr, body);
+  return out;
+}
+
+void encode_into(std::vector<std::byte>& out, const ringbuf_wire_hdr& hdr, Bytes body) {
+  out.resize(sizeof hdr + body.size());
   std::memcpy(out.data(), &hdr, sizeof hdr);
   if (!body.empty()) std::memcpy(out.data() + sizeof hdr, body.data(), body.size());
-  return out;
 }
 
 std::vector<std::byte> encode_error(ringbuf_wire_hdr hdr, int err, std::string_view text) {

@@ -34,6 +34,8 @@ Result<T> decode_as(Bytes body) {
 }
 
 std::vector<std::byte> encode(const ringbuf_wire_hdr& hdr, Bytes body);
+// The same into `out`, whose memory it uses if that is enough.
+void encode_into(std::vector<std::byte>& out, const ringbuf_wire_hdr& hdr, Bytes body);
 template <class T>
 std::vector<std::byte> encode_as(const ringbuf_wire_hdr& hdr, const T& body) {
   return encode(hdr, std::as_bytes(std::span(&body, 1)));
