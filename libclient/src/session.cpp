@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <new>
 
 #include "base/seqpacket.hpp"
 
@@ -115,11 +117,14 @@ std::uint32_t Session::new_attachment() {
   return attachments_;
 }
 
-void Session::detach(std::uint32_t attachment, std::uint64_t lease) {
+void Session::detach(std::uint32_t attachment, std::uint64_t lease) noexcept {
   std::lock_guard lock(mutex_);
   if (!lease_ || lease_number_ != lease) return;
   const ringbuf_detach_req body{attachment, 0};
-  call_locked(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+  try {
+    call_locked(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+  } catch (const std::bad_alloc&) {  // for the sentence that nobody would have read
+  }
 }
 
 // The reply may still come, so this connection is of no use any more.
@@ -129,8 +134,8 @@ int Session::no_answer() {
 }
 
 // Detaches what a reply to ATTACH would have given us.
-void Session::give_back(ringbuf_cmd cmd, const Frame& frame) {
-  const auto message = wire::decode(frame.bytes());
+void Session::give_back(ringbuf_cmd cmd) {
+  const auto message = wire::decode(frame_.bytes());
   if (cmd != RINGBUF_ATTACH || !message) return;
   const auto reply = wire::decode_as<ringbuf_attach_reply>(message->body);
   if (!reply) return;
@@ -143,16 +148,20 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_rep
   ringbuf_wire_hdr hdr{};
   hdr.cmd = static_cast<std::uint16_t>(cmd);
   hdr.seq = ++seq_;
-  const auto message = wire::encode(hdr, body);
-  auto frame = std::make_unique<Frame>();  // before anything is sent: a reply must not stay unread for want of memory
-  auto sent = send_frame(socket_.get(), message, fds.all());
+  // Before anything is sent: a reply must neither stay unread nor be lost for want of memory.
+  wire::encode_into(message_, hdr, body);
+  if (ret_reply) {
+    ret_reply->body.reserve(RINGBUF_WIRE_MAX);
+    ret_reply->fds.reserve(RINGBUF_WIRE_MAX_FDS);
+  }
+  auto sent = send_frame(socket_.get(), message_, fds.all());
   const bool broken = !sent && (sent.error().err == EPIPE || sent.error().err == ECONNRESET);
   if (!sent && sent.error().err == EAGAIN) return no_answer();
   if (!sent && !broken) return api_fail(sent.error());
   // After EPIPE the daemon's last word may still be there to read.
-  auto received = recv_frame(socket_.get(), *frame);
+  auto received = recv_frame(socket_.get(), frame_);
   if (!received && received.error().err == EMFILE) {  // the reply came, its descriptors could not
-    give_back(cmd, *frame);
+    give_back(cmd);
     return api_fail(received.error());
   }
   if (!received && received.error().err == EAGAIN) return no_answer();
@@ -165,7 +174,7 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_rep
     }
     return api_fail(received.error());
   }
-  auto message_in = wire::decode(frame->bytes());
+  auto message_in = wire::decode(frame_.bytes());
   if (!message_in) {
     socket_.reset();
     return api_fail(message_in.error());
@@ -181,7 +190,7 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_rep
   if (ret_reply) {
     ret_reply->lease = lease_number_;
     ret_reply->body.assign(message_in->body.begin(), message_in->body.end());
-    ret_reply->fds = std::move(frame->fds);
+    ret_reply->fds.assign(std::move_iterator(frame_.fds.begin()), std::move_iterator(frame_.fds.end()));
   }
   return 0;
 }

@@ -36,7 +36,7 @@ struct Fds {
 
 class Session {
  public:
-  explicit Session(std::string path) : path_(std::move(path)) {}
+  explicit Session(std::string path) : path_(std::move(path)) { message_.reserve(RINGBUF_WIRE_MAX); }
   ~Session();
 
   // Connects and greets. 0 or as api_fail.
@@ -64,7 +64,7 @@ class Session {
   // The number for an ATTACH: ours to choose, so that we can name an attachment whose reply was lost.
   std::uint32_t new_attachment();
   // Gives back what it got under this number and lease; with that lease it has gone already.
-  void detach(std::uint32_t attachment, std::uint64_t lease);
+  void detach(std::uint32_t attachment, std::uint64_t lease) noexcept;
 
  private:
   // How far a request has come when its connection broke.
@@ -73,7 +73,7 @@ class Session {
   int call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
   int call_locked(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
   int open_locked(Lost* ret_lost);
-  void give_back(ringbuf_cmd cmd, const Frame& frame);
+  void give_back(ringbuf_cmd cmd);
   int exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply, Lost* ret_lost);
   int no_answer();
 
@@ -83,6 +83,9 @@ class Session {
   std::uint64_t lease_number_ = 0;  // how many we had
   std::uint32_t attachments_ = 0;   // how many we asked for
   std::uint32_t seq_ = 0;
+  // A request and its reply. Here, so that neither detaching nor a reply that has come needs memory.
+  std::vector<std::byte> message_;
+  Frame frame_;
   // A child closes its copies, so that the daemon notices when the parent goes.
   ForkMutex mutex_{[this] {
     socket_.reset();
