@@ -10,8 +10,9 @@ packages=(
   libgtest-dev libbenchmark-dev
   jq
 )
-# The kernel half of the conformance tests, the models, and systemd-analyze for the units; without these they are skipped.
-[[ ${1-} == --build ]] || packages+=(clang libbpf-dev spin systemd)
+# The kernel half of the conformance tests, the models, systemd-analyze for the units, which are skipped without these; and the fuzz
+# targets.
+[[ ${1-} == --build ]] || packages+=(clang libbpf-dev spin systemd clang-14 libclang-rt-14-dev)
 
 fail() {
   echo "setup: $*" >&2

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Builds the project three times and runs all tests each time: as shipped, with AddressSanitizer and UBSan, with
-# ThreadSanitizer. Stops at the first failure.
+# ThreadSanitizer. Then lets each fuzz target search for half a minute. Stops at the first failure.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-presets=(dev asan tsan)
+presets=(dev asan tsan fuzz)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -32,5 +32,6 @@ for preset in "${presets[@]}"; do
   # The first preset is the one that has both sides.
   conformance=${conformance:-$(./tests/conformance/summary.sh "build/$preset/Testing/Temporary/LastTest.log")}
 done
+sed -n 's/^fuzz_\([a-z]*: .* executions, .*\)/fuzz \1/p' build/fuzz/Testing/Temporary/LastTest.log
 echo "$conformance"
 echo "== all tests passed: $counts"
