@@ -61,7 +61,9 @@ void Session::read_next() {
   }
   socket_.async_wait(descriptor_base::wait_read, [weak = weak_from_this()](const boost::system::error_code& ec) {
     const auto self = weak.lock();
-    if (self && !ec && self->socket_.is_open()) self->guarded([&] { self->on_readable(); });
+    if (!self || !self->socket_.is_open()) return;
+    if (ec) return self->end();  // nobody would ever look at it again
+    self->guarded([&] { self->on_readable(); });
   });
 }
 
@@ -154,7 +156,9 @@ void Session::send(Reply reply) {
   auto kept = std::make_shared<Reply>(std::move(reply));  // handlers have to be copyable
   socket_.async_wait(descriptor_base::wait_write, [weak = weak_from_this(), kept](const boost::system::error_code& ec) {
     const auto self = weak.lock();
-    if (self && !ec && self->socket_.is_open()) self->guarded([&] { self->send(std::move(*kept)); });
+    if (!self || !self->socket_.is_open()) return;
+    if (ec) return self->end();
+    self->guarded([&] { self->send(std::move(*kept)); });
   });
 }
 
