@@ -135,13 +135,13 @@ inline std::vector<Call> calls_of_the_daemon() {
        }},
       {"look an element up",
        [](World& w, void*) {
-         const std::uint32_t key = 1;
+         const std::uint32_t key = 0;
          std::uint32_t id;
          return ringbuf_map_lookup_elem(w.hash.get(), &key, &id);
        }},
       makes<ringbuf_map_free, ringbuf_map>("open an inner map",
                                            [](World& w, ringbuf_map** ret) {
-                                             const std::uint32_t key = 1;
+                                             const std::uint32_t key = 0;
                                              return ringbuf_map_open_inner(w.hash.get(), &key, 0, ret);
                                            }),
       after(

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+// libringbuf while the kernel says no: each system call of each of its calls fails once, for want of something or because it was
+// interrupted. The call says so with an errno and a sentence, leaves nothing behind, and does its work when it is called again.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "fault/library_calls.hpp"
+#include "fault/tracer.hpp"
+#include "system/daemon_process.hpp"
+
+namespace ringbuf::test {
+namespace {
+
+// Calls that do not exist tell the tracer where the call under test begins and ends.
+constexpr long kBegin = 100'001, kEnd = 100'002;
+
+// In a process of its own; 0: as it should be.
+int once(const Call& call, const std::string& socket, bool embedded) {
+  World world(socket, embedded);
+  {
+    const auto warm = call.prepare(world);
+    if (call.run(world, warm.get()) < 0) return 2;
+  }
+  auto made = call.prepare(world);
+  const int fds = open_fds(), mappings = ring_mappings();
+  ::syscall(kBegin);
+  const int r = call.run(world, made.get());
+  const int err = errno;
+  ::syscall(kEnd);
+  const auto bad = [&](const char* what) {
+    std::fprintf(stderr, "%s: %s (%d, %s)\n", call.name, what, r, ringbuf_last_error());
+    return 1;
+  };
+  if (r < 0 && (err != -r || !std::strcmp(ringbuf_last_error(), "no call has failed"))) return bad("no clean error");
+  if (r < 0 && call.run(world, made.get()) < 0) {
+    // A request whose reply was lost was done.
+    const bool lost = r == -ENOMEM && (errno == ENOENT || errno == EEXIST);
+    if (!lost) return bad("not when it is called again");
+  }
+  made.reset();
+  if (ring_mappings() != mappings) return bad("a mapping is left");
+  if (open_fds() != fds) return bad("a descriptor is left");
+  return 0;
+}
+
+class LibrarySyscalls : public ::testing::TestWithParam<Trouble> {
+ protected:
+  void fail_each(const Call& call, bool embedded) {
+    SCOPED_TRACE(call.name);
+    unsigned nth = 1;
+    for (bool failed = true; failed; ++nth) {
+      SCOPED_TRACE(nth);
+      std::fflush(nullptr);
+      const pid_t child = ::fork();
+      if (child == 0) {
+        ::ptrace(PTRACE_TRACEME, 0, 0, 0);
+        ::raise(SIGSTOP);
+        ::_exit(once(call, daemon_.socket(), embedded));
+      }
+      Tracer tracer;
+      long which = -1;
+      const int status = tracer.follow(child, [&](long nr, const std::uint64_t*) {
+        if (nr == kBegin) tracer.fail(nth, GetParam());
+        if (nr == kEnd) which = tracer.stop();
+      });
+      failed = which >= 0;
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "call " << which << ", status " << status;
+    }
+    std::printf("%-42s %2u calls\n", call.name, nth - 2);
+  }
+  Daemon daemon_;
+};
+
+TEST_P(LibrarySyscalls, EachOfEachEmbeddedCallFails) {
+  for (const Call& call : calls_of_any_map()) fail_each(call, true);
+}
+
+TEST_P(LibrarySyscalls, EachOfEachCallFails) {
+  for (const Call& call : calls_of_any_map()) fail_each(call, false);
+  for (const Call& call : calls_of_the_daemon()) fail_each(call, false);
+}
+
+TEST_P(LibrarySyscalls, EachOfConnectingFails) {
+  const std::string socket = daemon_.socket();
+  fail_each(makes<ringbuf_session_free, ringbuf_session>(
+                "connect", [&](World&, ringbuf_session** ret) { return ringbuf_connect(socket.c_str(), ret); }),
+            false);
+}
+
+INSTANTIATE_TEST_SUITE_P(Trouble, LibrarySyscalls, ::testing::Values(Trouble::Want, Trouble::Interruption),
+                         [](const auto& kind) { return kind.param == Trouble::Want ? "Want" : "Interruption"; });
+
+}  // namespace
+}  // namespace ringbuf::test
