@@ -36,8 +36,9 @@ class Consumer {
 
   // Calls f(payload, size) -> int for each committed record until the ring is empty, its head is BUSY, `limit` records were
   // delivered or f returns a negative value. Returns the number delivered; or f's negative value (that record is consumed, as it
-  // is when f throws); or -EBADMSG: the header at consumer_pos, or consumer_pos itself (a former consumer's word), is impossible and
-  // nothing was consumed from there on; or -EINVAL: a user ring, which is drained. `left`, if not null, is set to whether committed data may remain.
+  // is when f throws); or -EBADMSG: the header at consumer_pos, or consumer_pos itself (a former consumer's word), is impossible
+  // and nothing was consumed from there on; or -EINVAL: a user ring, which is drained. `left`, if not null, is set to whether
+  // committed data may remain.
   template <class F>
   std::int64_t consume(F&& f, std::uint64_t limit, bool* left = nullptr) const {
     if (__builtin_expect(ring_.overwrite(), 0)) return consume_copies(std::forward<F>(f), limit, left);
