@@ -40,7 +40,12 @@ bool Keeper::store(const std::string& name, int fd) {
   return post("FDSTORE=1\nFDNAME=" + name + "\nFDPOLL=0", fd);
 }
 
-void Keeper::remove(const std::string& name) { post("FDSTOREREMOVE=1\nFDNAME=" + name, -1); }
+void Keeper::remove(const std::string& name) noexcept {
+  try {
+    post("FDSTOREREMOVE=1\nFDNAME=" + name, -1);
+  } catch (const std::exception&) {  // without memory the keeper keeps it, and the next daemon finds that it is nobody's
+  }
+}
 
 void Keeper::say(std::string state) { post(std::move(state), -1); }
 

@@ -32,7 +32,7 @@ class Keeper {
   // Keeps a copy of `fd`. A name is used once until it is removed: the supervisor would replace, systemd add. False: no
   // descriptor is left for the copy that has to wait in the queue; it will not be kept.
   bool store(const std::string& name, int fd);
-  void remove(const std::string& name);
+  void remove(const std::string& name) noexcept;
   void say(std::string state);  // "READY=1", "STATUS=..."
 
   // Calls f when all that was queued before has been sent: at once if nothing is queued, else from the io_context.

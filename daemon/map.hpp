@@ -19,6 +19,7 @@
 #include "daemon/state.hpp"
 #include "ringbuf/abi/wire.h"
 #include "shm/create.hpp"
+#include "shm/recovery.hpp"
 
 namespace ringbuf::daemon {
 
@@ -144,9 +145,13 @@ class Attachment {
 
  private:
   friend class Map;
+  friend class Reaper;
   Charge charge_;
   UniqueFd event_;  // producer: the eventfd that it signals; consumer: the epoll fd that it waits on
   Kept kept_;
+  std::unique_ptr<Attachment> next_;       // the rest is the reaper's: who comes after this one,
+  Mapping memory_;                         // the ring,
+  std::optional<shm::Recovery> recovery_;  // and how far it has come
 };
 
 }  // namespace ringbuf::daemon

@@ -5,57 +5,73 @@
 
 namespace ringbuf::daemon {
 
-void Reaper::end(std::unique_ptr<Attachment> attachment) {
-  Grave grave{std::move(attachment)};
-  if (dig(grave)) return;
-  graves_.push_back(std::move(grave));
-  if (graves_.size() == 1) later();
+void Reaper::end(std::unique_ptr<Attachment> attachment) noexcept {
+  if (!dig(*attachment)) append(std::move(attachment));
+  if (queue_ && !armed_) later();
+}
+
+void Reaper::append(std::unique_ptr<Attachment> a) noexcept {
+  std::unique_ptr<Attachment>* at = &queue_;
+  while (*at) at = &(*at)->next_;
+  *at = std::move(a);
 }
 
 // False as well if there is no memory for the mapping now: others may give some back.
-bool Reaper::dig(Grave& grave) {
-  Attachment& a = *grave.attachment;
+bool Reaper::dig(Attachment& a) noexcept {
   Map& map = *a.map;
   if (a.role == RINGBUF_PRODUCER) {
-    if (!grave.recovery) {
+    if (!a.recovery_) {
       auto memory = map.map_memory();
       if (!memory) {
-        log_.write(
-            spdlog::level::err, a.holder.uid,
-            fmt::format("cannot {} of {}: {}; trying again", memory.error().op, map.label(), std::strerror(memory.error().err)));
+        log_.tell(spdlog::level::err, a.holder.uid, [&] {
+          return fmt::format("cannot {} of {}: {}; trying again", memory.error().op, map.label(),
+                             std::strerror(memory.error().err));
+        });
         return false;
       }
-      grave.memory = std::move(*memory);
-      grave.recovery.emplace(map.view(grave.memory), a.slot);
+      a.memory_ = std::move(*memory);
+      a.recovery_.emplace(map.view(a.memory_), a.slot);
     }
-    if (!grave.recovery->step(kSlice)) return false;
-    map.bury(a.holder, grave.recovery->records(), grave.recovery->bytes());
-    if (grave.recovery->records() != 0)
-      log_.write(
-          spdlog::level::info, a.holder.uid,
-          fmt::format("{}: {} uncommitted records of pid {} discarded", map.label(), grave.recovery->records(), a.holder.pid));
-    if (grave.recovery->corrupt())
-      log_.write(spdlog::level::warn, a.holder.uid,
-                 fmt::format("{} is corrupt; what pid {} left there could not be found", map.label(), a.holder.pid));
+    if (!a.recovery_->step(kSlice)) return false;
+    const shm::Recovery& found = *a.recovery_;
+    map.bury(a.holder, found.records(), found.bytes());
+    if (found.records() != 0)
+      log_.tell(spdlog::level::info, a.holder.uid, [&] {
+        return fmt::format("{}: {} uncommitted records of pid {} discarded", map.label(), found.records(), a.holder.pid);
+      });
+    if (found.corrupt())
+      log_.tell(spdlog::level::warn, a.holder.uid, [&] {
+        return fmt::format("{} is corrupt ({}); not all that pid {} left there could be found", map.label(), found.corrupt(),
+                           a.holder.pid);
+      });
   }
   a.leave();
-  grave.attachment.reset();
   return true;
 }
 
-void Reaper::later() {
-  next_.expires_after(std::chrono::milliseconds(graves_.front().recovery ? 0 : 100));
-  next_.async_wait([this](const boost::system::error_code& ec) {
-    if (ec || graves_.empty()) return;
-    if (dig(graves_.front())) graves_.pop_front();
-    else graves_.splice(graves_.end(), graves_, graves_.begin());  // small rings need not wait for a large one
-    if (!graves_.empty()) later();
-  });
+void Reaper::later() noexcept {
+  try {
+    next_.expires_after(std::chrono::milliseconds(queue_->recovery_ ? 0 : 100));
+    next_.async_wait([this](const boost::system::error_code& ec) {
+      if (!ec) go_on();
+    });
+    armed_ = true;
+  } catch (const std::exception&) {  // the next end of an attachment tries again
+  }
+}
+
+void Reaper::go_on() {
+  armed_ = false;
+  auto a = std::move(queue_);
+  if (!a) return;
+  queue_ = std::move(a->next_);
+  if (!dig(*a)) append(std::move(a));  // at the end: small rings need not wait for a large one
+  if (queue_) later();
 }
 
 void Reaper::stop() {
   next_.cancel();
-  graves_.clear();
+  while (queue_) queue_ = std::move(queue_->next_);
 }
 
 }  // namespace ringbuf::daemon

@@ -5,14 +5,10 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <list>
 #include <memory>
-#include <optional>
 
-#include "base/mapping.hpp"
 #include "daemon/client_log.hpp"
 #include "daemon/map.hpp"
-#include "shm/recovery.hpp"
 
 namespace ringbuf::daemon {
 
@@ -23,22 +19,20 @@ class Reaper {
   Reaper(boost::asio::io_context& io, ClientLog& log) : log_(log), next_(io) {}
   Reaper(const Reaper&) = delete;
 
-  // Its place at the map is free when this returns, or, for a large ring, some slices later.
-  void end(std::unique_ptr<Attachment> attachment);
+  // Its place at the map is free when this returns, or, for a large ring, some slices later. Needs no memory of its own.
+  void end(std::unique_ptr<Attachment> attachment) noexcept;
   void stop();
 
  private:
-  struct Grave {
-    std::unique_ptr<Attachment> attachment;
-    Mapping memory = {};
-    std::optional<shm::Recovery> recovery = {};
-  };
-  bool dig(Grave& grave);  // one slice; true: done
-  void later();
+  bool dig(Attachment& a) noexcept;  // one slice; true: done
+  void append(std::unique_ptr<Attachment> a) noexcept;
+  void later() noexcept;
+  void go_on();
 
   ClientLog& log_;
   boost::asio::steady_timer next_;
-  std::list<Grave> graves_;
+  bool armed_ = false;                 // the timer runs; false with a queue: there was no memory for that
+  std::unique_ptr<Attachment> queue_;  // linked by Attachment::next_
 };
 
 }  // namespace ringbuf::daemon

@@ -95,7 +95,9 @@ Result<Kept> State::put_bytes(Kind kind, const void* body, std::size_t size, std
   for (const auto& [what, fd] : fds) {
     if (fd < 0) continue;
     held += static_cast<char>(what);
-    keeper_.store(name_of(what, number), fd);
+    if (keeper_.store(name_of(what, number), fd)) continue;
+    for (const char given : held) keeper_.remove(name_of(static_cast<Held>(given), number));
+    return fail(EMFILE, "have a descriptor kept");
   }
   free_.pop_back();
   StateEntry& entry = entries_[number];

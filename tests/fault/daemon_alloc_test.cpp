@@ -225,7 +225,7 @@ TEST_P(DaemonAlloc, EachAllocationOfConnectingFails) {
     const auto before = fuzz::open_fds();
     auto socket = connect_to(daemon_->socket());
     ASSERT_TRUE(socket);
-    const auto hello = wire::encode_as({RINGBUF_HELLO, 0, 1, 0, 0}, ringbuf_hello_req{RINGBUF_WIRE_VERSION, 0});
+    const auto hello = wire::encode_as({RINGBUF_HELLO, 0, 1, 0, 0}, ringbuf_hello_req{RINGBUF_WIRE_VERSION, 0, 0});
     (void)send_frame(socket->get(), hello, {});
     bool alive = true;
     failed = with_failing_allocation(nth, GetParam(), [&] {

@@ -70,10 +70,11 @@ class Conversation {
     if (connections_.size() == 8) return;
     connections_.push_back(std::make_unique<Connection>(daemon_));
     if (!greet) return;
-    (void)connections_.back()->request(RINGBUF_HELLO, ringbuf_hello_req{RINGBUF_WIRE_VERSION, 0});
+    (void)connections_.back()->request(RINGBUF_HELLO, ringbuf_hello_req{RINGBUF_WIRE_VERSION, 0, 0});
     daemon_.work();
     Frame frame;
     (void)recv_frame(connections_.back()->fd(), frame, MSG_DONTWAIT);
+    for (UniqueFd& lease : frame.fds) keep(std::move(lease));  // among the others: it is sent, and closed, at any time
   }
   // The newest ones are the most interesting, and 0 means that.
   template <class T>
@@ -178,10 +179,10 @@ class Conversation {
     return bytes_of(req);
   }
   std::vector<std::byte> request() {
-    const std::uint16_t cmd = in_.below(32) == 31 ? in_.take<std::uint16_t>() : static_cast<std::uint16_t>(1 + in_.below(18));
+    const std::uint16_t cmd = in_.below(32) == 31 ? in_.take<std::uint16_t>() : static_cast<std::uint16_t>(1 + in_.below(19));
     std::vector<std::byte> body;
     switch (cmd) {
-      case RINGBUF_HELLO: body = bytes_of(ringbuf_hello_req{in_.below(8) == 7 ? number() : RINGBUF_WIRE_VERSION, 0}); break;
+      case RINGBUF_HELLO: body = bytes_of(ringbuf_hello_req{in_.below(8) == 7 ? number() : RINGBUF_WIRE_VERSION, 0, 0}); break;
       case RINGBUF_MAP_CREATE: body = bytes_of(spec()); break;
       case RINGBUF_MAP_GET_FD_BY_NAME: {
         ringbuf_fd_by_name_req req{};

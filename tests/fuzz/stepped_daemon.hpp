@@ -116,11 +116,12 @@ class Connection {
     FUZZ_CHECK(t);
     return *t;
   }
-  void hello() { must<ringbuf_hello_reply>(RINGBUF_HELLO, ringbuf_hello_req{RINGBUF_WIRE_VERSION, 0}); }
+  void hello() { must<ringbuf_hello_reply>(RINGBUF_HELLO, ringbuf_hello_req{RINGBUF_WIRE_VERSION, 0, 0}, &lease_); }
 
  private:
   Daemon& daemon_;
   UniqueFd fd_;
+  std::vector<UniqueFd> lease_;
   std::uint32_t seq_ = 0;
 };
 
