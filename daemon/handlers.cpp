@@ -561,6 +561,7 @@ Answer<Payload> handle(Core& core, Caller& caller, const wire::Message& message,
                               command.inner ? " or " : "", command.inner ? kCounts[command.tokens + 1] : "", fds.size()));
   core.maps.drop_dead_tokens();
   core.clients.bury_dead();
+  core.reaper.go_on();
   if (!caller.client && cmd != RINGBUF_HELLO)
     return tl::unexpected(Refusal{EPIPE, "this client has closed its lease or ended", true});
   std::array<const Token*, 2> tokens{};

@@ -270,9 +270,9 @@ void Map::tell_who_is_in_the_way(ringbuf_map_info& info) {
     comm_of(a->holder.pid).copy(comm, sizeof comm - 1);
   };
   look_at_head();
-  info.head_pos = head_.pos;
   if (head_.slot != 0) {
     info.head_slot = head_.slot;
+    info.head_pos = head_.pos;
     info.head_ms = (shm::now_ns() - head_.since_ns) / 1'000'000;
     name(head_.slot, info.head_pid, info.head_comm);
   }

@@ -53,20 +53,22 @@ void Reaper::later() noexcept {
   try {
     next_.expires_after(std::chrono::milliseconds(queue_->recovery_ ? 0 : 100));
     next_.async_wait([this](const boost::system::error_code& ec) {
-      if (!ec) go_on();
+      if (ec) return;
+      armed_ = false;
+      go_on();
     });
     armed_ = true;
   } catch (const std::exception&) {  // the next end of an attachment tries again
   }
 }
 
-void Reaper::go_on() {
-  armed_ = false;
-  auto a = std::move(queue_);
-  if (!a) return;
-  queue_ = std::move(a->next_);
-  if (!dig(*a)) append(std::move(a));  // at the end: small rings need not wait for a large one
-  if (queue_) later();
+void Reaper::go_on() noexcept {
+  for (auto left = std::move(queue_); left;) {
+    auto a = std::move(left);
+    left = std::move(a->next_);
+    if (!dig(*a)) append(std::move(a));
+  }
+  if (queue_ && !armed_) later();
 }
 
 void Reaper::stop() {

@@ -21,13 +21,14 @@ class Reaper {
 
   // Its place at the map is free when this returns, or, for a large ring, some slices later. Needs no memory of its own.
   void end(std::unique_ptr<Attachment> attachment) noexcept;
+  // Before a request is looked at, so that it finds the places free: one more slice of each that is not done.
+  void go_on() noexcept;
   void stop();
 
  private:
   bool dig(Attachment& a) noexcept;  // one slice; true: done
   void append(std::unique_ptr<Attachment> a) noexcept;
   void later() noexcept;
-  void go_on();
 
   ClientLog& log_;
   boost::asio::steady_timer next_;

@@ -74,12 +74,10 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   // What is still there now is nobody's.
   for (const std::string& name : inherited.names()) server->keeper_->remove(name);
 
-  server->token_hangups_.assign(watched_tokens.release());
-  server->client_hangups_.assign(watched_clients.release());
-  server->listener_.assign(server->listening_.fd.release());
-  server->watch(server->token_hangups_, &Server::drop_dead_tokens);
-  server->watch(server->client_hangups_, &Server::bury_dead);
-  server->accept_next();
+  Server* self = server.get();
+  self->token_hangups_.start(std::move(watched_tokens), [self] { self->core_->maps.drop_dead_tokens(); });
+  self->client_hangups_.start(std::move(watched_clients), [self] { self->core_->clients.bury_dead(); });
+  self->listener_.start(std::move(self->listening_.fd), [self] { self->on_acceptable(); });
   spdlog::info("ready, socket {}", server->path());
   server->keeper_->say(fmt::format("READY=1\nSTATUS=Serving {}", server->path()));
   return server;
@@ -100,37 +98,22 @@ void Server::stop() {
   } else {
     listening_.remove_file();
   }
-  core_->closer.without_lingering([&] { listener_.close(ignored); });
-  token_hangups_.close(ignored);
-  client_hangups_.close(ignored);
+  core_->closer.without_lingering([&] { listener_.close(); });
+  token_hangups_.close();
+  client_hangups_.close();
   retry_.cancel(ignored);
   core_->reaper.stop();
   for (auto& [session, owner] : sessions_) session->close();
   sessions_.clear();
 }
 
-void Server::watch(boost::asio::posix::stream_descriptor& hangups, void (Server::*gone)()) {
-  hangups.async_wait(boost::asio::posix::descriptor_base::wait_read, [this, &hangups, gone](const boost::system::error_code& ec) {
-    if (ec) return;
-    (this->*gone)();
-    watch(hangups, gone);
-  });
-}
-
-void Server::accept_next() {
-  listener_.async_wait(boost::asio::posix::descriptor_base::wait_read, [this](const boost::system::error_code& ec) {
-    if (!ec) on_acceptable();
-  });
-}
-
 void Server::on_acceptable() {
-  UniqueFd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  UniqueFd socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (socket) {
     if (std::exchange(shortage_logged_, false)) spdlog::info("connections are accepted again");
-    open_session(std::move(socket));
-    return accept_next();
+    return open_session(std::move(socket));
   }
-  if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return accept_next();
+  if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return;
   if (!std::exchange(shortage_logged_, true))
     spdlog::error("cannot accept a connection: {}; clients are turned away until that has changed", std::strerror(errno));
   if (errno == EMFILE || errno == ENFILE) return turn_away_one();
@@ -141,11 +124,10 @@ void Server::on_acceptable() {
 void Server::turn_away_one() {
   spare_.reset();
   bool accepted = false;
-  core_->closer.without_lingering([&] {
-    accepted = static_cast<bool>(UniqueFd(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)));
-  });
+  core_->closer.without_lingering(
+      [&] { accepted = static_cast<bool>(UniqueFd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC))); });
   spare_ = spare_descriptor();
-  if (accepted && spare_) return accept_next();
+  if (accepted && spare_) return;
   accept_later();
 }
 
@@ -154,8 +136,9 @@ void Server::accept_later() {
   retry_.async_wait([this](const boost::system::error_code& ec) {
     if (ec) return;
     if (!spare_) spare_ = spare_descriptor();
-    on_acceptable();
+    listener_.resume();
   });
+  listener_.pause();
 }
 
 void Server::open_session(UniqueFd socket) {

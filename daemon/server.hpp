@@ -4,7 +4,6 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <memory>
 #include <string>
@@ -15,6 +14,7 @@
 #include "daemon/keeper.hpp"
 #include "daemon/listener.hpp"
 #include "daemon/session.hpp"
+#include "daemon/standing_wait.hpp"
 
 namespace ringbuf::daemon {
 
@@ -44,22 +44,18 @@ class Server {
  private:
   Server(boost::asio::io_context& io, std::unique_ptr<Keeper> keeper, std::unique_ptr<Core> core);
 
-  void accept_next();
   void on_acceptable();
   void turn_away_one();
   void accept_later();
   void open_session(UniqueFd socket);
-  void watch(boost::asio::posix::stream_descriptor& hangups, void (Server::*gone)());
-  void drop_dead_tokens() { core_->maps.drop_dead_tokens(); }
-  void bury_dead() { core_->clients.bury_dead(); }
 
   boost::asio::io_context& io_;
   std::unique_ptr<Keeper> keeper_;  // outlives all that tells it what to keep
   Listener listening_;              // without its descriptor, which listener_ has
   std::unique_ptr<Core> core_;
-  boost::asio::posix::stream_descriptor listener_;
-  boost::asio::posix::stream_descriptor token_hangups_;
-  boost::asio::posix::stream_descriptor client_hangups_;
+  StandingWait listener_;
+  StandingWait token_hangups_;
+  StandingWait client_hangups_;
   boost::asio::steady_timer retry_;  // runs only while the system has no descriptors left
   UniqueFd spare_;                   // given up to be able to turn a client away
   bool shortage_logged_ = false;

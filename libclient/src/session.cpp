@@ -4,10 +4,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <new>
+#include <utility>
 
 #include "base/seqpacket.hpp"
 
@@ -59,7 +61,7 @@ int Session::open() {
   std::lock_guard lock(mutex_);
   for (int tries = 1;; ++tries) {
     Lost lost = Lost::No;
-    if (int r = open_locked(&lost); r >= 0 || lost == Lost::No || tries == kTries) return r;
+    if (int r = open_locked(&lost); r >= 0 || lost == Lost::No || lost == Lost::NoAnswer || tries == kTries) return r;
   }
 }
 
@@ -82,9 +84,16 @@ int Session::open_locked(Lost* ret_lost) {
     socket_.reset();
     return answer ? api_fail(EPROTO, "the daemon answered HELLO with the wrong number of descriptors") : api_fail(answer.error());
   }
-  if (answer->resumed) return 0;
-  lease_ = std::move(reply.fds[0]);
-  ++lease_number_;
+  if (!answer->resumed) {
+    lease_ = std::move(reply.fds[0]);
+    ++lease_number_;
+  } else if (const std::uint32_t number = std::exchange(unsure_, 0)) {
+    const ringbuf_detach_req body{number, 0};
+    exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr, ret_lost);
+    if (*ret_lost != Lost::No) unsure_ = number;
+    return socket_ ? 0 : -ECONNRESET;
+  }
+  unsure_ = 0;
   return 0;
 }
 
@@ -100,14 +109,18 @@ int Session::call_locked(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_
     int r = 0;
     if (!socket_) {
       r = open_locked(&lost);
-      if (r < 0 && lost != Lost::No) lost = Lost::Unsent;  // HELLO does no harm
+      if (r < 0 && lost == Lost::Unanswered) lost = Lost::Unsent;  // HELLO does no harm
       if (r == -ENOENT) {
         errno = ECONNREFUSED;  // ENOENT says of a request that what it names is not there
         return -ECONNREFUSED;
       }
     }
     if (r == 0) r = exchange(cmd, body, fds, ret_reply, &lost);
-    if (lost == Lost::No || (lost == Lost::Unanswered && !is_repeatable(cmd)) || tries == kTries) return r;
+    const bool again = lost == Lost::Unsent || (lost == Lost::Unanswered && is_repeatable(cmd));
+    if (again && tries < kTries) continue;
+    if (cmd == RINGBUF_ATTACH && (lost == Lost::Unanswered || lost == Lost::NoAnswer))
+      std::memcpy(&unsure_, body.data() + offsetof(ringbuf_attach_req, attachment), sizeof unsure_);
+    return r;
   }
 }
 
@@ -128,7 +141,8 @@ void Session::detach(std::uint32_t attachment, std::uint64_t lease) noexcept {
 }
 
 // The reply may still come, so this connection is of no use any more.
-int Session::no_answer() {
+int Session::no_answer(Lost* ret_lost) {
+  *ret_lost = Lost::NoAnswer;
   socket_.reset();
   return api_fail(ETIMEDOUT, "the daemon at " + path_ + " does not answer; is it stopped?");
 }
@@ -156,7 +170,7 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_rep
   }
   auto sent = send_frame(socket_.get(), message_, fds.all());
   const bool broken = !sent && (sent.error().err == EPIPE || sent.error().err == ECONNRESET);
-  if (!sent && sent.error().err == EAGAIN) return no_answer();
+  if (!sent && sent.error().err == EAGAIN) return no_answer(ret_lost);
   if (!sent && !broken) return api_fail(sent.error());
   // After EPIPE the daemon's last word may still be there to read.
   auto received = recv_frame(socket_.get(), frame_);
@@ -164,14 +178,13 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_rep
     give_back(cmd);
     return api_fail(received.error());
   }
-  if (!received && received.error().err == EAGAIN) return no_answer();
+  if (!received && received.error().err == EAGAIN) return no_answer(ret_lost);
   if (!received || !*received) {
     socket_.reset();
-    if (received || received.error().err == ECONNRESET) {
-      *ret_lost = broken ? Lost::Unsent : Lost::Unanswered;
+    *ret_lost = broken ? Lost::Unsent : Lost::Unanswered;
+    if (received || received.error().err == ECONNRESET)
       return api_fail(ECONNRESET, std::string("the daemon at ") + path_ + " went away" +
                                       (broken || is_repeatable(cmd) ? "" : "; the request may or may not have been done"));
-    }
     return api_fail(received.error());
   }
   auto message_in = wire::decode(frame_.bytes());

@@ -67,21 +67,22 @@ class Session {
   void detach(std::uint32_t attachment, std::uint64_t lease) noexcept;
 
  private:
-  // How far a request has come when its connection broke.
-  enum class Lost { No, Unsent, Unanswered };
+  // How far a request had come when its connection broke, or was given up because no answer came.
+  enum class Lost { No, Unsent, Unanswered, NoAnswer };
 
   int call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
   int call_locked(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
   int open_locked(Lost* ret_lost);
   void give_back(ringbuf_cmd cmd);
   int exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply, Lost* ret_lost);
-  int no_answer();
+  int no_answer(Lost* ret_lost);
 
   const std::string path_;
   UniqueFd socket_;                 // guarded by mutex_, as all of this
   UniqueFd lease_;                  // nobody else may have it
   std::uint64_t lease_number_ = 0;  // how many we had
   std::uint32_t attachments_ = 0;   // how many we asked for
+  std::uint32_t unsure_ = 0;        // an attachment that we may have without having heard of it
   std::uint32_t seq_ = 0;
   // A request and its reply. Here, so that neither detaching nor a reply that has come needs memory.
   std::vector<std::byte> message_;

@@ -73,7 +73,7 @@ TYPED_TEST(Struct, AnUnknownTailMustBeZero) {
 TEST(Codec, StructsHaveNoPaddingAndFixedSizes) {
   EXPECT_EQ(sizeof(ringbuf_wire_hdr), 16u);
   EXPECT_EQ(sizeof(ringbuf_map_create_req), 56u);
-  EXPECT_EQ(sizeof(ringbuf_map_info), 96u);
+  EXPECT_EQ(sizeof(ringbuf_map_info), 184u);
   EXPECT_EQ(sizeof(ringbuf_map_id_reply), 16u);
   EXPECT_EQ(sizeof(ringbuf_narrow_req), 8u);
   EXPECT_EQ(sizeof(ringbuf_elem_req), 528u);

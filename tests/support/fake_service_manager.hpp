@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -21,8 +22,10 @@
 #include <deque>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -56,6 +59,8 @@ class FakeServiceManager {
     bind_to(notify_, path("notify"));
     const int on = 1;
     ::setsockopt(notify_, SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
+    arrived_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    reader_ = std::thread([this] { read_all(); });
   }
   FakeServiceManager(const FakeServiceManager&) = delete;
   ~FakeServiceManager() {
@@ -65,17 +70,24 @@ class FakeServiceManager {
       for (const pid_t orphan : orphans) ::kill(orphan, SIGKILL);
     }
     for (const auto& [name, fd] : activated_) ::close(fd);
-    for (const auto& [name, fd] : store_) ::close(fd);
     if (log_ >= 0) ::close(log_);
+    ::shutdown(notify_, SHUT_RDWR);
+    reader_.join();
+    receive();
+    for (const auto& [name, fd] : store_) ::close(fd);
     ::close(notify_);
+    ::close(arrived_);
     std::filesystem::remove_all(directory_);
   }
 
   std::string path(const std::string& file) const { return directory_ + "/" + file; }
   pid_t pid() const { return pid_; }
-  const std::vector<std::pair<std::string, int>>& store() const { return store_; }
-  bool has(const std::string& name) const {
-    for (const auto& [n, fd] : store_)
+  const std::vector<std::pair<std::string, int>>& store() {
+    settle();
+    return store_;
+  }
+  bool has(const std::string& name) {
+    for (const auto& [n, fd] : store())
       if (n == name) return true;
     return false;
   }
@@ -188,13 +200,15 @@ class FakeServiceManager {
     ::_exit(127);
   }
 
+  static constexpr char kMark[] = {'\0'};
   enum class Heard { Message, Log, End, Nothing };
 
-  // Takes one datagram, or else a piece of the log: whoever waits for one of them reads both, so that the service never has to
-  // wait for us. End: the main process has ended, and there is no message of it any more; unless that does not matter.
+  // Takes the datagrams that are there, or else a piece of the log: whoever waits for one of them reads both, so that the service
+  // never has to wait for us. End: the main process has ended, and there is no message of it any more; unless that does not
+  // matter.
   Heard listen(int timeout_ms, bool ends = true) {
     const int pidfd = ends && pid_ > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)) : -1;
-    pollfd fds[] = {{notify_, POLLIN, 0}, {log_, POLLIN, 0}, {pidfd, POLLIN, 0}};
+    pollfd fds[] = {{arrived_, POLLIN, 0}, {log_, POLLIN, 0}, {pidfd, POLLIN, 0}};
     Heard heard = Heard::Nothing;
     do {
       ::poll(fds, 3, timeout_ms);
@@ -213,10 +227,55 @@ class FakeServiceManager {
       }
     } while (timeout_ms < 0 && heard == Heard::Nothing);
     if (pidfd >= 0) ::close(pidfd);
+    if (heard == Heard::End && settle()) heard = Heard::Message;  // its last words
     if (heard == Heard::Message) receive();
     return heard;
   }
+  // Takes all that was sent before now. True: there was something.
+  bool settle() {
+    const std::size_t before = history_.size();
+    const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    sockaddr_un a{};
+    a.sun_family = AF_UNIX;
+    const std::string to = path("notify");
+    std::memcpy(a.sun_path, to.c_str(), to.size() + 1);
+    const bool sent = ::sendto(fd, kMark, sizeof kMark, 0, reinterpret_cast<sockaddr*>(&a), sizeof a) == sizeof kMark;
+    ::close(fd);
+    if (!sent) std::abort();
+    for (++marks_; marks_ != 0; receive()) {
+      pollfd arrived{arrived_, POLLIN, 0};
+      ::poll(&arrived, 1, -1);
+    }
+    return history_.size() != before;
+  }
+  struct Datagram {
+    std::string text;
+    std::vector<int> fds;
+    pid_t sender = 0;
+  };
+  // What has arrived, read by a thread, as a service manager that is never busy would: a daemon's answers wait for it.
   void receive() {
+    std::uint64_t count;
+    (void)!::read(arrived_, &count, sizeof count);
+    std::deque<Datagram> all;
+    {
+      std::lock_guard lock(mutex_);
+      all.swap(datagrams_);
+    }
+    for (const Datagram& d : all) {
+      if (d.sender == ::getpid() && d.text[0] == kMark[0]) --marks_;
+      else take(d.text, d.fds, d.sender);
+    }
+  }
+  void read_all() {
+    for (Datagram d; read_one(d); d = {}) {
+      std::lock_guard lock(mutex_);
+      datagrams_.push_back(std::move(d));
+      const std::uint64_t one = 1;
+      (void)!::write(arrived_, &one, sizeof one);
+    }
+  }
+  bool read_one(Datagram& d) const {
     char text[4096];
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(8 * sizeof(int))];
     iovec iov{text, sizeof text};
@@ -225,17 +284,21 @@ class FakeServiceManager {
     m.msg_iovlen = 1;
     m.msg_control = control;
     m.msg_controllen = sizeof control;
-    const ssize_t size = ::recvmsg(notify_, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (size < 0) return;
-    std::vector<int> received;
-    ucred sender{};
+    ssize_t size;
+    while ((size = ::recvmsg(notify_, &m, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR) continue;
+    if (size <= 0) return false;  // shut down
+    d.text.assign(text, static_cast<std::size_t>(size));
     for (cmsghdr* c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
-      if (c->cmsg_type == SCM_CREDENTIALS) std::memcpy(&sender, CMSG_DATA(c), sizeof sender);
+      if (c->cmsg_type == SCM_CREDENTIALS) {
+        ucred sender;
+        std::memcpy(&sender, CMSG_DATA(c), sizeof sender);
+        d.sender = sender.pid;
+      }
       if (c->cmsg_type != SCM_RIGHTS) continue;
-      received.resize((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-      std::memcpy(received.data(), CMSG_DATA(c), received.size() * sizeof(int));
+      d.fds.resize((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+      std::memcpy(d.fds.data(), CMSG_DATA(c), d.fds.size() * sizeof(int));
     }
-    take(std::string(text, static_cast<std::size_t>(size)), received, sender.pid);
+    return true;
   }
   void take(const std::string& text, const std::vector<int>& received, pid_t sender) {
     std::istringstream lines(text);
@@ -262,9 +325,12 @@ class FakeServiceManager {
   }
 
   std::string directory_;
-  int notify_ = -1, log_ = -1;
+  int notify_ = -1, log_ = -1, arrived_ = -1;
+  std::thread reader_;
+  std::mutex mutex_;
+  std::deque<Datagram> datagrams_;  // guarded by mutex_
   pid_t pid_ = -1;
-  int watchdog_ms_ = 0, strangers_ = 0;
+  int watchdog_ms_ = 0, strangers_ = 0, marks_ = 0;
   std::vector<std::pair<std::string, int>> activated_, store_;
   std::deque<std::string> said_;  // and not passed by told()
   std::vector<std::string> history_;

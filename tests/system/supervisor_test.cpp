@@ -215,7 +215,7 @@ TEST_F(Supervisor, ActivatedSocketsGoToEachDaemon) {
 
 TEST_F(Supervisor, WhatItCannotKeepIsSaid) {
   manager.start({"/bin/sh", "-c", "ulimit -n 31; exec \"$0\" \"$@\"", RINGBUFD_PATH, "--supervise", "--socket", socket});
-  EXPECT_TRUE(manager.says("RLIMIT_NOFILE is 31: descriptor 'lock' and others are not kept"));
+  EXPECT_TRUE(manager.says("RLIMIT_NOFILE is 31: descriptor 'state' and others are not kept"));
   ready();
   ::kill(daemon(), SIGKILL);
   ready();

@@ -162,8 +162,8 @@ struct ringbuf_map_info { /* OBJ_GET_INFO_BY_FD takes an empty struct */
   /* Who is in the way: the uncommitted record at consumer_pos (in overwrite mode at pending_pos), and who is inside reserve. */
   uint32_t head_pid; /* whose the record is */
   uint64_t head_pos;
-  uint64_t head_ms;    /* it has been seen there for at least so long; with head_slot 0 without meaning */
-  uint32_t head_slot;  /* 0: no uncommitted record is in the way */
+  uint64_t head_ms;    /* it has been seen there for at least so long */
+  uint32_t head_slot;  /* 0: no uncommitted record is in the way, and all head_* are 0 */
   uint32_t owner_slot; /* 0: nobody is inside reserve */
   uint32_t owner_pid;
   uint32_t owner_tid;               /* as the owner sees it */

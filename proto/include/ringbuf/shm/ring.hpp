@@ -287,8 +287,8 @@ class Ring {
   std::uint64_t missed_bytes() const { return ref(c_->missed_bytes).load(std::memory_order_relaxed); }      // S0
   // The consumer's first sleep before an uncommitted record at `pos`; it is the only writer.
   bool stalled_at(std::uint64_t pos) const {
-    return ref(c_->stalled_pos).load(std::memory_order_relaxed) == pos &&
-           ref(c_->stalled_ns).load(std::memory_order_relaxed);  // S0
+    const std::uint64_t since = ref(c_->stalled_ns).load(std::memory_order_relaxed);   // S0
+    return since != 0 && ref(c_->stalled_pos).load(std::memory_order_relaxed) == pos;  // S0
   }
   void note_stall(std::uint64_t pos, std::uint64_t now_ns) const {
     ref(c_->stalled_ns).store(0, std::memory_order_relaxed);       // S0
