@@ -76,7 +76,8 @@ class SteppedProcess {
     if (pid_ < 0) fail("fork");
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      if (::getppid() != parent || ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) < 0) ::_exit(125);
+      const pid_t now = ::getppid();  // 0: of another pid namespace
+      if ((now != parent && now != 0) || ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) < 0) ::_exit(125);
       prepare();
       // By a bare system call, so that the first step is the first instruction behind it. To this thread: another one that
       // prepare() has begun is not traced and would stop them all.

@@ -22,13 +22,13 @@ void eventually(F&& done) {
 
 class Supervised {
  public:
-  Supervised() {
+  explicit Supervised(const char* log_level = "warn") {
     char name[] = "/tmp/ringbufd-supervised-XXXXXX";
     if (!::mkdtemp(name)) std::abort();
     directory_ = name;
     ::chmod(name, 0755);
     program_ = std::make_unique<Program>(
-        std::vector<std::string>{RINGBUFD_PATH, "--supervise", "--log-level", "warn", "--socket", socket()}, -1);
+        std::vector<std::string>{RINGBUFD_PATH, "--supervise", "--log-level", log_level, "--socket", socket()}, -1);
     eventually([&] {
       ringbuf_session* session = nullptr;
       const bool up = ringbuf_connect(socket().c_str(), &session) == 0;
@@ -54,6 +54,13 @@ class Supervised {
     ::kill(pid, SIGKILL);
     eventually([&] { return !is_child(pid); });
   }
+  // f() right after the daemon was killed, whatever the next one does meanwhile. Before the next use a client must have been
+  // served.
+  template <class F>
+  void kill_and(F&& f) const {
+    ::kill(daemon(), SIGKILL);
+    f();
+  }
   // f() while there is no daemon.
   template <class F>
   void while_down(F&& f) const {
@@ -66,6 +73,8 @@ class Supervised {
     eventually([&] { return !is_child(pid); });
   }
   std::size_t descriptors() const { return descriptors_of(daemon()).size(); }
+  // What the supervisor keeps for the next daemon.
+  std::size_t descriptors_kept() const { return descriptors_of(program_->pid()).size(); }
 
  private:
   static char state_of(pid_t pid) {
