@@ -284,11 +284,12 @@ test_show_json_has_bpftools_keys() {
   json . '{"id":1,"name":"m","pinned":["/m"]}'
   printf 'one\ntwo\n' | "$ctl" map output /m 2>err
   run 0 -j map show id 1
-  json '[keys_unsorted[]] | join(" ")' '"id type name flags bytes_key bytes_value max_entries bytes_memlock frozen pinned pids uid gid mode ring_flags overwrite consumer_pos producer_pos pending_pos avail_data waiting records bytes wakeups lost"'
+  json '[keys_unsorted[]] | join(" ")' '"id type name flags bytes_key bytes_value max_entries bytes_memlock frozen pinned pids uid gid mode ring_flags overwrite consumer_pos producer_pos pending_pos avail_data waiting records bytes wakeups lost orphans head owner"'
   json '[.id, .type, .name, .flags, .bytes_key, .bytes_value, .max_entries, .frozen, .pinned, .pids, .mode]' \
     '[1,"ringbuf","m",0,0,0,1048576,0,["/m"],[],"0660"]'
   json '[.consumer_pos, .producer_pos, .avail_data, .records, .lost]' \
     '[0,32,32,0,{"full":0,"too_big":0,"busy":0,"lock":0}]'
+  json '[.orphans, .head, .owner]' '[{"records":0,"bytes":0,"pid":null},null,null]'
   [[ $(wc -l <out) -eq 1 ]] || die "--json is one line"
   cp out compact
   run 0 --pretty map show id 1

@@ -153,6 +153,57 @@ std::vector<Group> state_groups(const MapState& map) {
   return groups;
 }
 
+// A process that holds others up; pid 0: one of a pid namespace that the daemon does not see.
+struct Holder {
+  uint32_t slot;
+  uint32_t pid;
+  std::string comm;
+  std::vector<std::pair<const char*, uint64_t>> fields;
+};
+
+template <size_t N>
+std::string text_in(const char (&field)[N]) {
+  return std::string(field, strnlen(field, N));
+}
+
+// Whose uncommitted record is in the way, and since when; who is inside reserve.
+std::vector<std::pair<const char*, Holder>> holders(const ringbuf_map_info& i) {
+  return {{"head", {i.head_slot, i.head_pid, text_in(i.head_comm), {{"pos", i.head_pos}, {"ms", i.head_ms}}}},
+          {"owner", {i.owner_slot, i.owner_pid, text_in(i.owner_comm), {{"tid", i.owner_tid}}}}};
+}
+
+Json pid_json(uint32_t pid) { return pid ? Json(pid) : Json(); }
+
+// The dead, and those who are in the way. Always there, so that scripts need not ask for the key.
+void add_holders(Json& json, const ringbuf_map_info& info) {
+  json["orphans"] = {{"records", info.orphan_records}, {"bytes", info.orphan_bytes}, {"pid", pid_json(info.orphan_pid)}};
+  for (const auto& [name, holder] : holders(info)) {
+    if (holder.slot == 0) {
+      json[name] = nullptr;
+      continue;
+    }
+    json[name] = {{"pid", pid_json(holder.pid)}, {"comm", holder.comm}, {"slot", holder.slot}};
+    for (const auto& [field, value] : holder.fields) json[name][field] = value;
+  }
+}
+
+// A line for each, if there is something to say.
+void append_holders(std::string& out, const ringbuf_map_info& info) {
+  if (info.orphan_records > 0) {
+    out += "\torphans records " + number(info.orphan_records) + "  bytes " + number(info.orphan_bytes);
+    if (info.orphan_pid) out += "  pid " + number(info.orphan_pid);
+    out += "\n";
+  }
+  for (const auto& [name, holder] : holders(info)) {
+    if (holder.slot == 0) continue;
+    out += std::string("\t") + name + " ";
+    append_escaped(out, holder.comm.empty() ? "?" : holder.comm);
+    out += "(" + number(holder.pid) + ")  slot " + number(holder.slot);
+    for (const auto& [field, value] : holder.fields) out += std::string("  ") + field + " " + number(value);
+    out += "\n";
+  }
+}
+
 Json json_of(const MapState& map) {
   const ringbuf_map_info& info = map.info;
   Json json = {{"id", info.id}, {"type", type_name(info.type)}};
@@ -177,6 +228,7 @@ Json json_of(const MapState& map) {
     Json& object = *group.name ? json[group.name] : json;
     for (const auto& [name, value] : group.fields) object[name] = value;
   }
+  if (!is_map_of_maps(info.type)) add_holders(json, info);
   return json;
 }
 
@@ -203,7 +255,9 @@ std::string map_plain(const MapState& map) {
   for (const std::string& path : map.pins) out += "\tpinned " + path + "\n";
   for (size_t i = 0; i < map.users.size(); i++) {
     const User& user = map.users[i];
-    out += (i ? ", " : "\tpids ") + user.comm + "(" + number(user.pid) + ") " + role_name(user.role);
+    out += i ? ", " : "\tpids ";
+    append_escaped(out, user.comm);
+    out += "(" + number(user.pid) + ") " + role_name(user.role);
   }
   if (!map.users.empty()) out += "\n";
   for (const Group& group : state_groups(map)) {
@@ -213,6 +267,7 @@ std::string map_plain(const MapState& map) {
     }
     out += "\t" + line + "\n";
   }
+  append_holders(out, info);
   return out;
 }
 
