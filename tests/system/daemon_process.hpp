@@ -173,6 +173,23 @@ class Gate {
   int fds_[2];
 };
 
+// A message with a descriptor, as sendmsg.
+inline ssize_t send_with(int socket, const void* data, std::size_t size, int fd) {
+  iovec io{const_cast<void*>(data), size};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
+  msghdr m{};
+  m.msg_iov = &io;
+  m.msg_iovlen = 1;
+  m.msg_control = control;
+  m.msg_controllen = sizeof control;
+  cmsghdr* c = CMSG_FIRSTHDR(&m);
+  c->cmsg_level = SOL_SOCKET;
+  c->cmsg_type = SCM_RIGHTS;
+  c->cmsg_len = CMSG_LEN(sizeof fd);
+  std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
+  return ::sendmsg(socket, &m, MSG_NOSIGNAL);
+}
+
 // SCM_RIGHTS, one descriptor at a time.
 class FdChannel {
  public:
@@ -185,20 +202,7 @@ class FdChannel {
     ::close(fds_[1]);
   }
   void send(int fd) const {
-    char byte = 'f';
-    iovec io{&byte, 1};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
-    msghdr m{};
-    m.msg_iov = &io;
-    m.msg_iovlen = 1;
-    m.msg_control = control;
-    m.msg_controllen = sizeof control;
-    cmsghdr* c = CMSG_FIRSTHDR(&m);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof fd);
-    std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    if (::sendmsg(fds_[0], &m, MSG_NOSIGNAL) != 1) std::abort();
+    if (send_with(fds_[0], "f", 1, fd) != 1) std::abort();
   }
   int receive() const {
     char byte;
