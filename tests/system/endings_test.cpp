@@ -273,12 +273,11 @@ TEST_P(ThreadEndings, AThreadThatDiesAloneLeavesItsRecordToItsProcess) {
     };
     pthread_t thread;
     CHILD_CHECK(pthread_create(&thread, nullptr, die, &both) == 0 && pthread_join(thread, nullptr) == 0);
-    CHILD_CHECK(both.data != nullptr);
-    // Another thread may commit what it has reserved; this one stays open.
-    std::memcpy(both.data, "shared", 6);
-    CHILD_CHECK(pthread_create(&thread, nullptr, die, &both) == 0);
-    void* first = both.data;
-    CHILD_CHECK(pthread_join(thread, nullptr) == 0);
+    void* const first = both.data;
+    CHILD_CHECK(first != nullptr);
+    // Another thread may commit what it has reserved; the second one stays open.
+    std::memcpy(first, "shared", 6);
+    CHILD_CHECK(pthread_create(&thread, nullptr, die, &both) == 0 && pthread_join(thread, nullptr) == 0);
     ringbuf_submit(producer.get(), first, 0);
     CHILD_CHECK(put(producer, "behind") == 0);
     ready.open();
