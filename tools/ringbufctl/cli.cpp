@@ -28,7 +28,13 @@ struct VerbInfo {
 };
 
 constexpr VerbInfo kVerbs[] = {
-    {"show", Verb::kShow, "[MAP]", "Show a map, or all maps that you may open."},
+    {"show", Verb::kShow, "[MAP]", "Show a map, or all maps that you may open.",
+     "pids     who uses the map\n"
+     "lost     reservations that failed, by reason\n"
+     "orphans  what producers had reserved and not committed when they died, and was discarded\n"
+     "head     whose uncommitted record holds delivery up, where, and for how many ms at least\n"
+     "owner    who is inside reserve at this instant\n"
+     "Lines with nothing to say are left out; in JSON head and owner are null then."},
     {"list", Verb::kShow, "[MAP]", "The same as show."},
     {"create", Verb::kCreate,
      "PATH [--type TYPE] { --size SIZE | --entries N --inner MAP [--key-size BYTES] } [--overwrite] [--name NAME]\n"
