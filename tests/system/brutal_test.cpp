@@ -17,7 +17,7 @@ using namespace ringbuf::test;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__)
 constexpr unsigned kKills = 100;
 #else
 constexpr unsigned kKills = 1000;
