@@ -70,7 +70,7 @@ class Paused : public ::testing::Test {
   }
 
   FdLeakGuard guard;
-  Supervised daemon;
+  Supervised daemon{"error"};
   SessionPtr session = daemon.connect();
   MapPtr map = create_map(session, "paused");
   std::uint32_t id = info_of(map).id;
@@ -176,14 +176,6 @@ TEST_F(Paused, RingbufctlNamesWhoIsInTheWayAndWhatTheDeadHaveLeft) {
   EXPECT_TRUE(std::regex_search(show({"-j"}), std::regex(R"("head":\{"pid":)" + pid +
                                                          R"(,"comm":"death_test","slot":2,"pos":16,"ms":[0-9]+\},"owner":null)")))
       << show({"-j"});
-  // Who is inside reserve: as a thread 4711 of this process would be.
-  auto& owner = ringbuf_producer_view(mine.get())->producer_page->owner;
-  owner = std::uint64_t{1} << 32 | RINGBUF_OWNER_FOREIGN | 4711;
-  const std::string me = std::to_string(::getpid());
-  EXPECT_NE(show().find("\n\towner death_test(" + me + ")  slot 1  tid 4711\n"), std::string::npos) << show();
-  EXPECT_NE(show({"-j"}).find(R"("owner":{"pid":)" + me + R"(,"comm":"death_test","slot":1,"tid":4711})"), std::string::npos);
-  owner = 0;
-
   stopped->kill(SIGKILL);
   stopped->wait();
   eventually([&] { return info_of(map).producers == 1; });
@@ -192,6 +184,48 @@ TEST_F(Paused, RingbufctlNamesWhoIsInTheWayAndWhatTheDeadHaveLeft) {
   EXPECT_FALSE(in_the_way(text));
   EXPECT_NE(show({"-j"}).find(R"("orphans":{"records":1,"bytes":11,"pid":)" + pid + R"(},"head":null,"owner":null)"),
             std::string::npos);
+}
+
+TEST_F(Paused, WhoIsStoppedInsideReserveIsNamedAndWaitedFor) {
+  const auto mine = producer_of(map);
+  const auto owner = [&] {
+    return *const_cast<volatile std::uint64_t*>(&ringbuf_producer_view(mine.get())->producer_page->owner);
+  };
+  SessionPtr own;
+  ProducerPtr producer;
+  SteppedProcess process(
+      [&] {
+        own = daemon.connect();
+        producer = producer_of(open_id(own, id));
+        (void)put(producer, "bound");  // by the dynamic linker
+      },
+      [&] {
+        void* data = ringbuf_reserve(producer.get(), 100, 0);
+        std::memset(data, 'x', 100);
+        ringbuf_submit(producer.get(), data, 0);
+      });
+  while (owner() == 0) ASSERT_EQ(process.step(), SteppedProcess::State::Stopped);
+  process.let_go(SIGSTOP);
+  eventually([&] { return state_of(process.pid()) == 'T'; });
+  for (int times = 0; times < 3; ++times) {
+    EXPECT_EQ(ringbuf_reserve(mine.get(), 8, 0), nullptr);
+    EXPECT_EQ(errno, EBUSY);
+    daemon.kill();
+    const auto info = info_of(map);
+    EXPECT_EQ(info.producers, 2u);
+    EXPECT_EQ(info.owner_slot, 2u);
+  }
+  const std::string pid = std::to_string(process.pid());
+  EXPECT_NE(show().find("\n\towner death_test(" + pid + ")  slot 2  tid " + pid + "\n"), std::string::npos) << show();
+  EXPECT_NE(show({"-j"}).find(R"("owner":{"pid":)" + pid + R"(,"comm":"death_test","slot":2,"tid":)" + pid + "}"),
+            std::string::npos);
+  ::kill(process.pid(), SIGCONT);
+  eventually([&] { return process.ended(); });
+  EXPECT_EQ(put(mine, "after"), 0);
+  Gather got;
+  EXPECT_EQ(ringbuf_consume(consumer_of(map, Gather::call, &got).get()), 3);
+  EXPECT_EQ(got.records, (std::vector<std::string>{"bound", std::string(100, 'x'), "after"}));
+  EXPECT_EQ(info_of(map).orphan_records, 0u);
 }
 
 }  // namespace
