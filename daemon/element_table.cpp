@@ -86,6 +86,7 @@ void ElementTable::update(std::string_view key, std::shared_ptr<Map> inner, unsi
     place.slot = take_slot(key);
     ++in_use_;
     words_.set_key(place.slot, key.data());
+    RINGBUF_TEST_STORED();
   }
   std::swap(place.element, element);
   set(place.slot, place.element);
@@ -109,6 +110,7 @@ Answer<void> ElementTable::erase(std::string_view key) {
     const Element gone = std::exchange(array_[index], {});
     --in_use_;
     words_.set(index, new_word(0));
+    RINGBUF_TEST_STORED();
     return {};
   }
   const auto it = hash_.find(std::string(key));
@@ -146,8 +148,12 @@ std::uint32_t ElementTable::take_slot(std::string_view key) {
 void ElementTable::give_slot(std::string_view key, std::uint32_t slot) {
   slots_[slot].in_use = false;
   words_.set(slot, slots_[slot].passed ? new_word(0) : 0);
-  for (std::uint32_t i = home(key); i != slot; i = next(i))
-    if (--slots_[i].passed == 0 && !slots_[i].in_use) words_.set(i, 0);
+  RINGBUF_TEST_STORED();
+  for (std::uint32_t i = home(key); i != slot; i = next(i)) {
+    if (--slots_[i].passed != 0 || slots_[i].in_use) continue;
+    words_.set(i, 0);
+    RINGBUF_TEST_STORED();
+  }
 }
 
 // Kept before it is used: no word may come back, not even after a restart.
@@ -212,6 +218,7 @@ void ElementTable::resume_elements(const Find& find) {
     const bool passed = !layout().hash() || slots_[slot].passed != 0;
     if (!passed) words_.set(slot, 0);
     else if (shm::element_id(word) != 0) words_.set(slot, new_word(0));
+    RINGBUF_TEST_STORED();
   }
 }
 

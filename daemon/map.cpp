@@ -181,14 +181,6 @@ ringbuf_view Map::view(const Mapping& mapping) const {
   return v;
 }
 
-void Map::bury(const Holder& holder, std::uint64_t records, std::uint64_t bytes) {
-  auto* entry = kept_.entry<MapEntry>();
-  if (records == 0 || !entry) return;
-  entry->orphan_records += records;
-  entry->orphan_bytes += bytes;
-  entry->orphan_pid = static_cast<std::uint32_t>(holder.pid);
-}
-
 Result<void> Map::enter(State& state) {
   MapEntry e{};
   const shm::RingSpec& r = spec.ring;
@@ -212,6 +204,23 @@ Result<void> Map::enter(State& state) {
 void Map::resume(Kept kept, UniqueFd kick) {
   kept_ = std::move(kept);
   kick_ = std::move(kick);
+  auto* entry = kept_.entry<MapEntry>();
+  if (!entry || elements_) return;
+  if (const OrphanCount* last = Orphans::in_question(*entry)) Orphans::answer(*entry, !is_orphan(last->pos, last->slot));
+}
+
+// An uncommitted record of a dead producer stays what it is, and the bytes what they are, until it is discarded.
+bool Map::is_orphan(std::uint64_t pos, std::uint32_t slot) const {
+  const bool user = spec.ring.map_type == shm::kTypeUserRingbuf;
+  const std::uint64_t at = shm::offset(pos, memory_.layout.max_entries - 1);
+  ringbuf_record_header header{};
+  std::uint64_t bound = 0;
+  const bool seen =
+      peek(memory_.p.get(), memory_.layout.data_off() + at, header) &&
+      (user ? peek(memory_.c.get(), offsetof(ringbuf_consumer_page, consumer_pos), bound)
+            : peek(memory_.p.get(), memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, pending_pos), bound));
+  return seen && !shm::Ring::is_before(pos, bound) && (header.len & RINGBUF_BUSY_BIT) &&
+         (user || header.who >> RINGBUF_PG_OFF_BITS == slot);
 }
 
 std::unique_ptr<Attachment> Map::resume(const AttachmentEntry& e, UniqueFd event, Kept kept, Charge charge) {
@@ -259,9 +268,10 @@ void Map::look_at_head() {
 }
 
 void Map::tell_who_is_in_the_way(ringbuf_map_info& info) {
-  if (const auto* entry = kept_.entry<MapEntry>())
-    std::tie(info.orphan_records, info.orphan_bytes, info.orphan_pid) =
-        std::tie(entry->orphan_records, entry->orphan_bytes, entry->orphan_pid);
+  if (const auto* entry = kept_.entry<MapEntry>()) {
+    const OrphanCount& count = Orphans::of(*entry);
+    std::tie(info.orphan_records, info.orphan_bytes, info.orphan_pid) = std::tie(count.records, count.bytes, count.pid);
+  }
   if (elements_) return;
   const auto name = [&](std::uint32_t slot, std::uint32_t& pid, char(&comm)[RINGBUF_NAME_LEN]) {
     const Attachment* a = producer_at(slot);

@@ -15,6 +15,7 @@
 #include "base/mapping.hpp"
 #include "base/unique_fd.hpp"
 #include "daemon/element_table.hpp"
+#include "daemon/orphans.hpp"
 #include "daemon/policy.hpp"
 #include "daemon/state.hpp"
 #include "ringbuf/abi/wire.h"
@@ -80,8 +81,8 @@ class Map : public std::enable_shared_from_this<Map> {
   // The whole ring, for the reaper.
   Result<Mapping> map_memory() const;
   ringbuf_view view(const Mapping& mapping) const;
-  // A producer's death: how much of what it had reserved was discarded.
-  void bury(const Holder& holder, std::uint64_t records, std::uint64_t bytes);
+  // For what is discarded of a dead producer.
+  Orphans orphans_of(const Holder& holder, unsigned slot) const { return {kept_, static_cast<std::uint32_t>(holder.pid), slot}; }
   // Fills in the part of `info` that tells of the dead and of who is in the way.
   void tell_who_is_in_the_way(ringbuf_map_info& info);
 
@@ -104,6 +105,7 @@ class Map : public std::enable_shared_from_this<Map> {
   const Attachment* consumer_of_another(const Holder& holder) const;
   Result<void> join(Attachment& a);
   void leave(Attachment& a);
+  bool is_orphan(std::uint64_t pos, std::uint32_t slot) const;
   const Attachment* producer_at(std::uint32_t slot) const;
   shm::RingMemory memory_;                  // or
   std::unique_ptr<ElementTable> elements_;  // of a map of maps
@@ -151,6 +153,7 @@ class Attachment {
   Kept kept_;
   std::unique_ptr<Attachment> next_;       // the rest is the reaper's: who comes after this one,
   Mapping memory_;                         // the ring,
+  std::optional<Orphans> orphans_;         // what it finds there,
   std::optional<shm::Recovery> recovery_;  // and how far it has come
 };
 

@@ -30,11 +30,11 @@ bool Reaper::dig(Attachment& a) noexcept {
         return false;
       }
       a.memory_ = std::move(*memory);
-      a.recovery_.emplace(map.view(a.memory_), a.slot);
+      a.orphans_.emplace(map.orphans_of(a.holder, a.slot));
+      a.recovery_.emplace(map.view(a.memory_), a.slot, &*a.orphans_);
     }
     if (!a.recovery_->step(kSlice)) return false;
     const shm::Recovery& found = *a.recovery_;
-    map.bury(a.holder, found.records(), found.bytes());
     if (found.records() != 0)
       log_.tell(spdlog::level::info, a.holder.uid, [&] {
         return fmt::format("{}: {} uncommitted records of pid {} discarded", map.label(), found.records(), a.holder.pid);

@@ -25,18 +25,10 @@ struct State::Header {
 
 namespace {
 
-constexpr std::uint64_t kMagic = 0x3130657461747372;  // "rstate01": changes with every change of an entry's meaning
+constexpr std::uint64_t kMagic = 0x3230657461747372;  // "rstate02": changes with every change of an entry's meaning
 constexpr std::uint32_t kStep = 256;                  // entries that the file grows by, at least
 
 std::uint64_t bytes_for(std::uint32_t size) { return 64 + std::uint64_t{size} * sizeof(StateEntry); }
-
-// The stores of a process that is killed are there in its order; only the compiler must not change that.
-void store(std::uint64_t& word, std::uint64_t value) {
-  shm::Ring::signal_fence();
-  *static_cast<volatile std::uint64_t*>(&word) = value;
-  shm::Ring::signal_fence();
-  RINGBUF_TEST_STORED();
-}
 
 }  // namespace
 
@@ -47,7 +39,7 @@ Result<std::unique_ptr<State>> State::create(Keeper& keeper) {
   std::unique_ptr<State> state(new State(keeper, std::move(file)));
   if (auto mapped = state->map(kStep); !mapped) return tl::unexpected(mapped.error());
   state->header()->entry_size = sizeof(StateEntry);
-  store(state->header()->magic, kMagic);
+  commit(state->header()->magic, kMagic);
   keeper.store(kName, state->file_.get());
   return state;
 }
@@ -79,6 +71,14 @@ Result<void> State::map(std::uint32_t size) {
   return {};
 }
 
+// Only the compiler could change the order.
+void State::commit(std::uint64_t& word, std::uint64_t value) noexcept {
+  shm::Ring::signal_fence();
+  *static_cast<volatile std::uint64_t*>(&word) = value;
+  shm::Ring::signal_fence();
+  RINGBUF_TEST_STORED();
+}
+
 std::string State::name_of(Held what, std::uint32_t number) {
   constexpr char kDigits[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-";
   std::string name(1, static_cast<char>(what));
@@ -103,19 +103,19 @@ Result<Kept> State::put_bytes(Kind kind, const void* body, std::size_t size, std
   StateEntry& entry = entries_[number];
   std::memcpy(&entry.map, body, size);
   RINGBUF_TEST_STORED();
-  store(entry.kind, static_cast<std::uint64_t>(kind));
+  commit(entry.kind, static_cast<std::uint64_t>(kind));
   return Kept(*this, number, std::move(held));
 }
 
 void State::take_out(std::uint32_t number, std::string_view held) {
   if (abandoned_) return;
-  store(entries_[number].kind, static_cast<std::uint64_t>(Kind::Free));
+  commit(entries_[number].kind, static_cast<std::uint64_t>(Kind::Free));
   for (const char what : held) keeper_.remove(name_of(static_cast<Held>(what), number));
   free_.push_back(number);
 }
 
 std::uint32_t State::last_map_id() const { return static_cast<std::uint32_t>(header()->last_map_id); }
-void State::set_last_map_id(std::uint32_t id) { store(header()->last_map_id, id); }
+void State::set_last_map_id(std::uint32_t id) { commit(header()->last_map_id, id); }
 
 Kept::~Kept() {
   if (state_) state_->take_out(number_, held_);

@@ -23,13 +23,19 @@ namespace ringbuf::daemon {
 
 enum class Kind : std::uint64_t { Free, Map, Token, Pin, Client, Attachment };
 
+// What dead producers had reserved and was discarded (orphans.hpp).
+struct OrphanCount {
+  std::uint64_t records, bytes;
+  std::uint64_t pos;  // of the last one
+  std::uint32_t pid, slot;
+};
 struct MapEntry {
   static constexpr Kind kKind = Kind::Map;
   std::uint32_t id, map_type, max_entries, map_flags, ring_flags, numa_node, mode, uid, gid, key_size, value_size;
   std::uint32_t has_inner, inner_type, inner_key_size, inner_value_size, inner_flags;
   char name[RINGBUF_NAME_LEN];
-  std::uint64_t orphan_records, orphan_bytes;
-  std::uint32_t orphan_pid, reserved;
+  OrphanCount orphans[2];
+  std::uint64_t orphan_phase;
 };
 struct TokenEntry {
   static constexpr Kind kKind = Kind::Token;
@@ -92,7 +98,7 @@ class Kept {
   }
   ~Kept();
 
-  // Only single words of it may be changed.
+  // To be changed by State::commit(), and what that makes count before it.
   template <class T>
   T* entry() const;
   void hold(Held what, int fd);
@@ -120,6 +126,9 @@ class State {
   }
   // The daemon leaves and the next one is to find everything: nothing is taken out any more.
   void abandon() { abandoned_ = true; }
+
+  // One word of it, after all that was written before: the stores of a process that is killed are there in its order.
+  static void commit(std::uint64_t& word, std::uint64_t value) noexcept;
 
   std::uint32_t size() const { return size_; }
   StateEntry& at(std::uint32_t number) const { return entries_[number]; }

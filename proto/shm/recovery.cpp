@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "shm/recovery.hpp"
 
+#ifndef RINGBUF_TEST_STORED
+#define RINGBUF_TEST_STORED()  // for a test that kills the daemon at each store
+#endif
+
 namespace ringbuf::shm {
 
 bool Recovery::step(std::uint32_t budget) noexcept {
@@ -12,6 +16,7 @@ bool Recovery::step(std::uint32_t budget) noexcept {
 void Recovery::begin() noexcept {
   stage_ = Stage::Walk;
   ring_.disown_dead(slot_);
+  RINGBUF_TEST_STORED();
   end_ = ring_.producer_pos();  // untrusted: read once; the dead reserve nothing more
   pos_ = lower_bound();         // untrusted: read once; behind end_ if everything up to there has been committed meanwhile
   if (Ring::is_before(end_, pos_) || end_ == pos_) return finish(nullptr);
@@ -36,9 +41,13 @@ void Recovery::walk_one() noexcept {
   const auto slot = static_cast<std::uint32_t>(header >> 32) >> RINGBUF_PG_OFF_BITS;
   if (stride(size) > end_ - pos_) return finish("a record that leads beyond producer_pos");
   // A user ring's records name nobody: it has one producer, which is dead.
-  if ((len & RINGBUF_BUSY_BIT) && (user_ || slot == slot_) && ring_.discard_orphan(pos_, header)) {
-    ++records_;
-    bytes_ += size;
+  if ((len & RINGBUF_BUSY_BIT) && (user_ || slot == slot_)) {
+    if (witness_) witness_->before(pos_, size);
+    const bool discarded = ring_.discard_orphan(pos_, header);
+    RINGBUF_TEST_STORED();
+    if (witness_) witness_->after(discarded);
+    records_ += discarded;
+    bytes_ += discarded ? size : 0;
   }
   pos_ += stride(size);
   if (pos_ == end_) finish(nullptr);
@@ -48,6 +57,7 @@ void Recovery::finish(const char* corrupt) noexcept {
   corrupt_ = corrupt;
   stage_ = Stage::Done;
   if (slot_ != 0 && slot_ < slot_count_) ring_.clear_need(slot_);
+  RINGBUF_TEST_STORED();
 }
 
 }  // namespace ringbuf::shm

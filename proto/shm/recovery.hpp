@@ -11,9 +11,18 @@ namespace ringbuf::shm {
 
 class Recovery {
  public:
+  // Told of each record before and after it is discarded: who is killed in between leaves behind which it was.
+  struct Witness {
+    virtual void before(std::uint64_t pos, std::uint64_t bytes) noexcept = 0;
+    virtual void after(bool discarded) noexcept = 0;
+
+   protected:
+    ~Witness() = default;
+  };
+
   // REQUIRES: 0 < slot < v.slot_count; no thread of the slot's process runs any more, and nobody else has the slot.
-  Recovery(const ringbuf_view& v, std::uint32_t slot)
-      : ring_(v), slot_(slot), user_(v.map_type == kTypeUserRingbuf), slot_count_(v.slot_count) {}
+  Recovery(const ringbuf_view& v, std::uint32_t slot, Witness* witness = nullptr)
+      : ring_(v), slot_(slot), user_(v.map_type == kTypeUserRingbuf), slot_count_(v.slot_count), witness_(witness) {}
 
   // Goes on, over at most `budget` records, so that a large ring of small records holds nobody up. True when it is done: each
   // BUSY record of the slot is a DISCARD, its need is cleared, and the owner word is not its. Then the caller wakes the consumer,
@@ -37,6 +46,7 @@ class Recovery {
   const std::uint32_t slot_;
   const bool user_;
   const std::uint32_t slot_count_;
+  Witness* const witness_;
   Stage stage_ = Stage::Begin;
   std::uint64_t pos_ = 0, end_ = 0;
   std::uint64_t records_ = 0, bytes_ = 0;
