@@ -85,12 +85,13 @@ void Clients::resume(const ClientEntry& e, UniqueFd lease, UniqueFd pidfd, Kept 
   if (watch(*client)) clients_.emplace(e.cookie, std::move(client));
 }
 
-void Clients::resume(const AttachmentEntry& e, std::unique_ptr<Attachment> attachment) {
+std::unique_ptr<Attachment> Clients::resume(const AttachmentEntry& e, std::unique_ptr<Attachment> attachment) {
   const auto it = clients_.find(e.client);
-  if (it == clients_.end()) return reaper_.end(std::move(attachment));
+  if (it == clients_.end()) return attachment;
   Client& client = *it->second;
   client.last_attachment = std::max(client.last_attachment, e.number);
   client.attachments.emplace(e.number, std::move(attachment));
+  return nullptr;
 }
 
 void Clients::bury_dead() {

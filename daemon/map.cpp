@@ -124,14 +124,11 @@ Result<void> Map::join(Attachment& a) {
     if (auto made = keep(a.event_, make_eventfd()); !made) return made;
   } else if (a.role == RINGBUF_CONSUMER) {
     if (auto made = keep(a.event_, make_epoll()); !made) return made;
-    if (!kick_) {
-      if (auto made = keep(kick_, make_eventfd()); !made) return made;
-      kept_.hold(Held::Kick, kick_.get());
-    }
-    if (auto connected = connect_signal(a.event_.get(), kick_.get()); !connected) return connected;
+    if (auto connected = connect_kick(a); !connected) return connected;
   }
   for (const Attachment* other : attachments_) {
     Result<void> connected;
+    if (!other->event_) continue;  // lost over a restart
     if (a.role == RINGBUF_PRODUCER && other->role == RINGBUF_CONSUMER)
       connected = connect_signal(other->event_.get(), a.event_.get());
     if (a.role == RINGBUF_CONSUMER && other->role == RINGBUF_PRODUCER)
@@ -139,6 +136,14 @@ Result<void> Map::join(Attachment& a) {
     if (!connected) return connected;
   }
   return {};
+}
+
+Result<void> Map::connect_kick(const Attachment& a) {
+  if (!kick_) {
+    if (auto made = keep(kick_, make_eventfd()); !made) return made;
+    kept_.hold(Held::Kick, kick_.get());
+  }
+  return connect_signal(a.event_.get(), kick_.get());
 }
 
 void Map::leave(Attachment& a) {
@@ -228,6 +233,7 @@ std::unique_ptr<Attachment> Map::resume(const AttachmentEntry& e, UniqueFd event
   auto a = std::make_unique<Attachment>(shared_from_this(), e.role, e.slot, holder, std::move(charge));
   a->event_ = std::move(event);
   a->kept_ = std::move(kept);
+  if (e.role == RINGBUF_CONSUMER && a->event_) (void)connect_kick(*a);  // a new one, if it was lost
   return a;
 }
 

@@ -104,6 +104,7 @@ class Map : public std::enable_shared_from_this<Map> {
   Answer<unsigned> free_slot() const;
   const Attachment* consumer_of_another(const Holder& holder) const;
   Result<void> join(Attachment& a);
+  Result<void> connect_kick(const Attachment& a);
   void leave(Attachment& a);
   bool is_orphan(std::uint64_t pos, std::uint32_t slot) const;
   const Attachment* producer_at(std::uint32_t slot) const;

@@ -2,6 +2,7 @@
 #include "daemon/restore.hpp"
 
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 
 namespace ringbuf::daemon {
 namespace {
@@ -22,6 +23,7 @@ class Restorer {
     each(Kind::Attachment, [this](auto& e, auto n) { attachment(e.attachment, n); });
     each(Kind::Token, [this](auto& e, auto n) { token(e.token, n); });
     each(Kind::Pin, [this](auto& e, auto n) { pin(e.pin, n); });
+    for (auto& attachment : nobodys_) core_.reaper.end(std::move(attachment));
     core_.clients.bury_dead();
     core_.maps.drop_dead_tokens();
     // Whoever woke a consumer and ended before it had looked has taken the wakeup along.
@@ -48,6 +50,9 @@ class Restorer {
   void ring(const MapEntry& e, std::uint32_t n) {
     UniqueFd kick = take(Held::Kick, n);
     shm::RingMemory memory{take(Held::Consumer, n), take(Held::Producer, n), {}};
+    // Killed while it opened them to writing (map.cpp), a daemon leaves them open.
+    for (const UniqueFd* fd : {&memory.c, &memory.p})
+      if (*fd) (void)::fchmod(fd->get(), 0400);
     auto k = kept(n, {{Held::Kick, &kick}, {Held::Consumer, &memory.c}, {Held::Producer, &memory.p}});
     if (memory.c && memory.p) maps_.push_back(core_.maps.resume(e, std::move(memory), std::move(kick), std::move(k)));
   }
@@ -68,7 +73,8 @@ class Restorer {
     const auto map = core_.maps.find(e.map);
     if (!map) return;
     auto charge = core_.quota.charge_anyway(Resource::Attachments, e.uid);
-    core_.clients.resume(e, map->resume(e, std::move(event), std::move(k), std::move(charge)));
+    auto left = core_.clients.resume(e, map->resume(e, std::move(event), std::move(k), std::move(charge)));
+    if (left) nobodys_.push_back(std::move(left));
   }
   void token(const TokenEntry& e, std::uint32_t n) {
     UniqueFd end = take(Held::Token, n);
@@ -80,6 +86,7 @@ class Restorer {
   Core& core_;
   Inherited& inherited_;
   std::vector<std::shared_ptr<Map>> maps_;
+  std::vector<std::unique_ptr<Attachment>> nobodys_;
 };
 
 }  // namespace

@@ -59,8 +59,10 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   auto keeper = std::make_unique<Keeper>(io, std::move(keeper_socket));
   Result<std::unique_ptr<State>> state;
   if (UniqueFd left = inherited.take(State::kName)) state = State::adopt(*keeper, std::move(left));
-  if (!state)
+  if (!state) {
     spdlog::error("cannot take over from the daemon before: cannot {}: {}", state.error().op, std::strerror(state.error().err));
+    keeper->remove(State::kName);  // or it would be the first that the next one is given
+  }
   const bool taken_over = state && *state;
   if (!taken_over) state = State::create(*keeper);
   if (!state) return refuse(state.error());
