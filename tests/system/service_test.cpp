@@ -120,10 +120,10 @@ TEST_F(Service, WithoutAWatchdogItIsNotWoken) {
 
 TEST_F(Service, SocketActivationServesWhoCameBefore) {
   manager.listen_at(socket);
-  std::thread early([&] { EXPECT_TRUE(connect()); });
+  ChildProcess early([&] { return connect() ? 0 : 1; });  // no thread of ours: a fork waits for its request to be over
   manager.start({RINGBUFD_PATH, "--socket", manager.path("unused")});
   EXPECT_EQ(manager.told("STATUS="), "Serving " + socket);
-  early.join();
+  EXPECT_EQ(early.exit_code(), 0);
   EXPECT_FALSE(std::filesystem::exists(manager.path("unused")));
   EXPECT_FALSE(manager.has("l")) << "the manager has it already";
   EXPECT_EQ(manager.wait(SIGTERM), 0);
@@ -168,10 +168,10 @@ TEST_F(Service, WhoConnectsWhileItIsDeadIsAnsweredByTheNext) {
   }, after{};
   ASSERT_EQ(::stat(socket.c_str(), &before), 0);
   EXPECT_EQ(manager.wait(SIGKILL), 256 + SIGKILL);
-  std::thread waiting([&] { EXPECT_TRUE(connect()); });
+  ChildProcess waiting([&] { return connect() ? 0 : 1; });
   start();
   EXPECT_EQ(manager.told("STATUS="), "Serving " + socket);
-  waiting.join();
+  EXPECT_EQ(waiting.exit_code(), 0);
   ASSERT_EQ(::stat(socket.c_str(), &after), 0);
   EXPECT_EQ(after.st_ino, before.st_ino) << "not bound again";
 }
