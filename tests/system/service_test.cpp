@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // ringbufd under a service manager: ready, reload, watchdog, socket activation, stop, and a listener that outlives it.
-#include <thread>
 
 #include "daemon_process.hpp"
 #include "support/fake_service_manager.hpp"
