@@ -559,10 +559,11 @@ Answer<Payload> handle(Core& core, Caller& caller, const wire::Message& message,
     return refuse(EINVAL,
                   fmt::format("{} takes {}{}{} and came with {} descriptors", wire::command_name(cmd), kCounts[command.tokens],
                               command.inner ? " or " : "", command.inner ? kCounts[command.tokens + 1] : "", fds.size()));
+  const bool greeted = caller.client != nullptr;
   core.maps.drop_dead_tokens();
   core.clients.bury_dead();
   core.reaper.go_on();
-  if (!caller.client && cmd != RINGBUF_HELLO)
+  if (greeted && !caller.client)  // and this connection with it, whatever it asks
     return tl::unexpected(Refusal{EPIPE, "this client has closed its lease or ended", true});
   std::array<const Token*, 2> tokens{};
   for (std::size_t i = 0; i < fds.size() && !command.lease; ++i)

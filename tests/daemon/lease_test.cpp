@@ -96,6 +96,16 @@ TEST_F(LeaseTest, WithoutALeaseThereIsNoConnection) {
   EXPECT_EQ(idle.next_id(0).err(), 0);
 }
 
+TEST_F(LeaseTest, HelloDoesNotBringAClientBackThatHasJustGone) {
+  Client client(daemon), other(daemon);
+  daemon.while_paused([&] {
+    ::shutdown(client.lease(), SHUT_RDWR);
+    (void)client.request(RINGBUF_HELLO, Client::hello_req());
+  });
+  EXPECT_TRUE(client.receive().closed || client.receive().closed);
+  EXPECT_EQ(other.create().err(), 0);
+}
+
 TEST_F(LeaseTest, AnUnknownLeaseIsNoLease) {
   Client client(daemon.socket(), Client::Silent{});
   int pair[2];
