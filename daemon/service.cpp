@@ -2,16 +2,19 @@
 #include "daemon/service.hpp"
 
 #include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
 
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <csignal>
+#include <cstring>
 #include <ctime>
 
 #include "daemon/inherited.hpp"
 #include "daemon/server.hpp"
+#include "daemon/standing_wait.hpp"
 
 namespace ringbuf::daemon {
 namespace {
@@ -22,34 +25,38 @@ class Service {
       : argc_(argc), argv_(argv), options_(options), watchdog_(watchdog_from_environment()) {}
 
   int run() {
-    signals_.add(SIGTERM);
-    signals_.add(SIGINT);
-    signals_.add(SIGHUP);
+    // Not a handler: a signal is there until it has been read, and a second one cannot end a daemon that is stopping.
+    sigset_t ours;
+    ::sigemptyset(&ours);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&ours, signal);
+    ::sigprocmask(SIG_BLOCK, &ours, nullptr);
+    UniqueFd signals(::signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!signals) {
+      spdlog::critical("cannot watch for signals: {}", std::strerror(errno));
+      return 1;
+    }
     auto server = Server::start(io_, options_.server, keeper_from_environment(), Inherited::from_environment());
     if (!server) {
       spdlog::critical(server.error().text);
       return 1;
     }
     server_ = std::move(*server);
-    next_signal();
+    signals_.start(std::move(signals), [this] { on_signal(); });
     if (watchdog_.count() > 0) next_ping();
     io_.run();
     return 0;
   }
 
  private:
-  void next_signal() {
-    signals_.async_wait([this](const boost::system::error_code& ec, int signal) {
-      if (ec) return;
-      if (signal == SIGHUP) {
-        reload();
-        return next_signal();
-      }
-      spdlog::info("{}, stopping", signal == SIGTERM ? "SIGTERM" : "SIGINT");
-      stopping_ = true;
-      timer_.cancel();
-      server_->stop();
-    });
+  void on_signal() {
+    signalfd_siginfo info;
+    if (::read(signals_.fd(), &info, sizeof info) != static_cast<ssize_t>(sizeof info)) return;
+    if (info.ssi_signo == SIGHUP) return reload();
+    spdlog::info("{}, stopping", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+    stopping_ = true;
+    signals_.close();
+    timer_.cancel();
+    server_->stop();
   }
 
   void reload() {
@@ -85,7 +92,7 @@ class Service {
   std::chrono::microseconds watchdog_;
   bool stopping_ = false;
   boost::asio::io_context io_{1};
-  boost::asio::signal_set signals_{io_};
+  StandingWait signals_{io_};
   boost::asio::steady_timer timer_{io_};
   std::unique_ptr<Server> server_;
 };
