@@ -293,14 +293,15 @@ TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
   if (!file.works()) GTEST_SKIP() << "needs FUSE";
   {
     Client bad(daemon.socket());
-    EXPECT_EQ(bad.info(file.fd()).err(), EINVAL);
     // No child does this: its own copy of the file would be closed when it ends, which waits as well.
     ASSERT_EQ(::seteuid(1002), 0);
     Client good(daemon.socket());
     ASSERT_EQ(::seteuid(0), 0);
+    ASSERT_EQ(good.next_id(0).err(), ENOENT);  // so that it has closed what it sent with its welcome
+    const unsigned before = daemon.descriptors();
+    EXPECT_EQ(bad.info(file.fd()).err(), EINVAL);
     for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
     // Who goes on like that is not read any more, so that what the daemon holds stays bounded.
-    const unsigned before = daemon.descriptors();
     unsigned sent = 0;
     for (unsigned last = before;; last = daemon.descriptors()) {
       unsigned more = 0;
