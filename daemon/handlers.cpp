@@ -69,6 +69,7 @@ Answer<Payload> hello(const Call& call) {
   out.version = RINGBUF_WIRE_VERSION;
   out.page_size = static_cast<std::uint32_t>(shm::page_size());
   out.pid = static_cast<std::uint32_t>(::getpid());
+  std::vector<UniqueFd> fds;
   if (auto known = call.lease < 0 ? nullptr : call.core.clients.find(call.lease)) {
     if (!known->peer.same_process(call.peer))
       return refuse(EPERM, fmt::format("this lease belongs to pid {}; open a session of your own", known->peer.pid));
@@ -81,13 +82,12 @@ Answer<Payload> hello(const Call& call) {
     auto welcome = call.core.clients.add(call.peer, call.caller.socket, req->pid_namespace, call.caller.charge);
     if (!welcome) return tl::unexpected(welcome.error());
     call.caller.client = std::move(welcome->client);
-    call.caller.client->on_end = call.caller.hang_up;
-    Payload payload = reply(out);
-    payload.fds.push_back(std::move(welcome->lease));
-    return payload;
+    fds.push_back(std::move(welcome->lease));
   }
   call.caller.client->on_end = call.caller.hang_up;
-  return reply(out);
+  Payload payload = reply(out);
+  payload.fds = std::move(fds);
+  return payload;
 }
 
 Answer<void> known_rights(unsigned wanted) {

@@ -23,11 +23,11 @@ Session::Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge
 }
 
 void Session::close() {
+  if (caller_.client) caller_.client->on_end = nullptr;  // ours: who resumes a client ends its session first
+  caller_.client.reset();
   if (!socket_.is_open()) return;
   boost::system::error_code ignored;
   core_.closer.without_lingering([&] { socket_.close(ignored); });  // with all that lies unread in its queue
-  if (caller_.client) caller_.client->on_end = nullptr;
-  caller_.client.reset();
   spdlog::debug("session closed: pid {}, uid {}", caller_.peer.pid, caller_.peer.uid);
 }
 

@@ -21,6 +21,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, Core& core,
           std::function<void(Session*)> on_close);
   Session(const Session&) = delete;
+  ~Session() { close(); }
 
   void read_next();
   void close();  // idempotent; does not call on_close
