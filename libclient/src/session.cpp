@@ -87,11 +87,10 @@ int Session::open_locked(Lost* ret_lost) {
   if (!answer->resumed) {
     lease_ = std::move(reply.fds[0]);
     ++lease_number_;
-  } else if (const std::uint32_t number = std::exchange(unsure_, 0)) {
-    const ringbuf_detach_req body{number, 0};
-    exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr, ret_lost);
-    if (*ret_lost != Lost::No) unsure_ = number;
-    return socket_ ? 0 : -ECONNRESET;
+  } else if (unsure_ != 0) {
+    const ringbuf_detach_req body{unsure_, 0};
+    const int r = exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr, ret_lost);
+    if (*ret_lost != Lost::No) return r;  // any answer, also ENOENT, settles it
   }
   unsure_ = 0;
   return 0;

@@ -61,6 +61,15 @@ class Supervised {
     ::kill(daemon(), SIGKILL);
     f();
   }
+  // f() while the daemon is stopped.
+  template <class F>
+  void while_stopped(F&& f) const {
+    const pid_t pid = daemon();
+    ::kill(pid, SIGSTOP);
+    eventually([&] { return state_of(pid) == 'T'; });
+    f();
+    ::kill(pid, SIGCONT);
+  }
   // f() while there is no daemon.
   template <class F>
   void while_down(F&& f) const {

@@ -159,6 +159,22 @@ TEST_F(Takeover, WhoDiedMeanwhileIsBuried) {
   while (seen == 0) ASSERT_GE(ringbuf_poll(poller.get(), -1), 0);  // it is woken for what lay behind
 }
 
+TEST_F(Takeover, AStoppedDaemonIsNotWaitedForForEver) {
+  const auto map = create_map(session, "stopped");
+  ::setenv("RINGBUFD_TIMEOUT_MS", "20", 1);
+  const auto impatient = daemon.connect();
+  const auto mine = open_id(impatient, info_of(map).id);
+  daemon.while_stopped([&] {
+    ringbuf_producer* producer = nullptr;
+    EXPECT_EQ(ringbuf_producer_attach(mine.get(), &producer), -ETIMEDOUT) << ringbuf_last_error();
+    ringbuf_session* another = nullptr;
+    EXPECT_EQ(ringbuf_connect(daemon.socket().c_str(), &another), -ETIMEDOUT);
+  });
+  ::unsetenv("RINGBUFD_TIMEOUT_MS");
+  // The daemon may have done what it was asked; the next request gives it back.
+  EXPECT_EQ(info_of(mine).producers, 0u);
+}
+
 // Three producers and a consumer that check every record, while the daemon is killed a hundred times and each of them uses it.
 struct Stamp {
   std::uint32_t producer;

@@ -9,8 +9,10 @@
  *     return a pointer give NULL and set errno. Outputs are the last parameters, named ret_..., and untouched on failure.
  *  3. ringbuf_last_error() is the whole sentence for the calling thread's last failure; the hot path (reserve, reserve_wait,
  *     output) sets errno alone. The library never prints, never aborts, never touches signals.
- *     A call that asks the daemon may also give -ECONNRESET (it has just gone), -ECONNREFUSED (it is not there; the next call
- *     tries again) or -EMFILE (no descriptor left in this process, or in the daemon).
+ *     A call that asks the daemon may also give -ECONNREFUSED (it is not there; the next call tries again), -ECONNRESET (it went
+ *     away: pinning, unpinning, updating and deleting may or may not have been done; the rest is asked again by itself, and this
+ *     means that it went away each time), -ETIMEDOUT (it has not answered for 30 s, or $RINGBUFD_TIMEOUT_MS: it is stopped) or
+ *     -EMFILE (no descriptor left in this process, or in the daemon).
  *  4. Sizes and positions are bytes. Times are milliseconds; -1 is for ever, 0 does not block.
  *  5. A session of NULL means no daemon: the map is embedded, private to this process and the children that it forks.
  *  6. Threads: a session and a map may be used by all threads at once. A producer too, unless its map was created with
