@@ -11,6 +11,7 @@ if(RINGBUF_FUZZ)
   add_compile_options(-fno-sanitize-recover=all)  # libFuzzer must see what UBSan finds
 endif()
 if(RINGBUF_SANITIZE)
-  add_compile_options(-fsanitize=${RINGBUF_SANITIZE} -fno-omit-frame-pointer)
+  # Less optimised, and lines but no variables for the debugger: takes a third of the time to compile.
+  add_compile_options(-fsanitize=${RINGBUF_SANITIZE} -fno-omit-frame-pointer -O1 -g1)
   add_link_options(-fsanitize=${RINGBUF_SANITIZE})
 endif()

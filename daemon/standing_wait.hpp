@@ -76,7 +76,7 @@ class StandingWait {
     StatePtr state;
     allocator_type get_allocator() const { return allocator_type(state.get()); }
     void operator()(const boost::system::error_code& ec) const {
-      if (ec != boost::asio::error::operation_aborted) ready(state);  // also when it could not wait: f finds nothing, or something
+      if (ec != boost::asio::error::operation_aborted) ready(state);  // also if it could not wait: f looks for itself
     }
   };
   static void wait(const StatePtr& state) {

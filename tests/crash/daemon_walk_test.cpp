@@ -360,36 +360,42 @@ TEST_P(DaemonWalk, Death) {
                                  EXPECT_EQ(now.orphan_bytes, before.orphan_bytes + 136);
                                },
                            .answered = false});
-  // A user ring's records name no slot, and its lower bound is consumer_pos.
-  Reply ring;
-  const auto user = [&] { return world.good->info(KeptWorld::fd(ring)).as<ringbuf_map_info>(); };
-  walk("the producer of a user ring dies", {.prepare =
-                                                [&] {
-                                                  ring = world.make(31, 4096, "user");
-                                                  token(ring);
-                                                  dead.emplace(victim->attach(KeptWorld::fd(tokens[0]), RINGBUF_PRODUCER),
-                                                               RINGBUF_PRODUCER);
-                                                  EXPECT_EQ(dead->producer->output("before", 6, 0), 0);
-                                                  for (const std::uint64_t size : {24u, 40u})
-                                                    EXPECT_NE(dead->producer->reserve(size, 0), nullptr);
-                                                  tokens.clear();
-                                                },
-                                            .act =
-                                                [&] {
-                                                  victim_lives = false;
-                                                  victim->close();
-                                                },
-                                            .check =
-                                                [&](const Reply&) {
-                                                  world.daemon.rest();
-                                                  EXPECT_EQ(user().producers, 0u);
-                                                  EXPECT_EQ(user().orphan_records, 2u);
-                                                  EXPECT_EQ(user().orphan_bytes, 64u);
-                                                  EXPECT_EQ(user().head_slot, 0u);
-                                                  dead.reset();
-                                                  ring.fds.clear();
-                                                },
-                                            .answered = false});
+  // Where a record names no slot, or another store says where it ends.
+  struct Kind {
+    const char* name;
+    std::uint32_t type, map_flags, ring_flags;
+  };
+  for (const Kind& kind :
+       {Kind{"the producer of a user ring dies", 31, 0, 0}, Kind{"a single producer dies", 27, 0, RINGBUF_F_SINGLE_PRODUCER},
+        Kind{"a producer of an overwritten ring dies", 27, shm::kFlagOverwrite, 0}}) {
+    Reply ring;
+    const auto now = [&] { return world.good->info(KeptWorld::fd(ring)).as<ringbuf_map_info>(); };
+    walk(kind.name, {.prepare =
+                         [&] {
+                           ring = world.make(kind.type, 4096, "other", kind.map_flags, kind.ring_flags);
+                           token(ring);
+                           dead.emplace(victim->attach(KeptWorld::fd(tokens[0]), RINGBUF_PRODUCER), RINGBUF_PRODUCER);
+                           EXPECT_EQ(dead->producer->output("before", 6, 0), 0);
+                           for (const std::uint64_t size : {24u, 40u}) EXPECT_NE(dead->producer->reserve(size, 0), nullptr);
+                           tokens.clear();
+                         },
+                     .act =
+                         [&] {
+                           victim_lives = false;
+                           victim->close();
+                         },
+                     .check =
+                         [&](const Reply&) {
+                           world.daemon.rest();
+                           EXPECT_EQ(now().producers, 0u);
+                           EXPECT_EQ(now().orphan_records, 2u);
+                           EXPECT_EQ(now().orphan_bytes, 64u);
+                           EXPECT_EQ(now().head_slot, 0u);
+                           dead.reset();
+                           ring.fds.clear();
+                         },
+                     .answered = false});
+  }
   std::optional<Attached> reader;
   Reply big;
   walk("a producer dies in a large ring",

@@ -128,9 +128,12 @@ class KeptWorld {
   static int fd(const Reply& token) { return token.fds.at(0).get(); }
   static std::uint32_t id(const Reply& token) { return token.as<ringbuf_map_id_reply>().id; }
   ringbuf_map_info info(const Reply& token) { return good->info(fd(token)).as<ringbuf_map_info>(); }
-  Reply make(std::uint32_t type, std::uint32_t max_entries, const char* name) {
+  Reply make(std::uint32_t type, std::uint32_t max_entries, const char* name, std::uint32_t map_flags = 0,
+             std::uint32_t ring_flags = 0) {
     auto spec = Client::spec(max_entries, name);
     spec.map_type = type;
+    spec.map_flags = map_flags;
+    spec.ring_flags = ring_flags;
     const bool outer = type == kArray || type == kHash;
     if (outer) spec.key_size = spec.value_size = 4;
     return good->call(RINGBUF_MAP_CREATE, spec, outer ? std::vector<int>{fd(kept)} : std::vector<int>{});

@@ -85,6 +85,24 @@ Call attaches_consumer(const char* name, F map_of) {
       name, [=](World& w, ringbuf_consumer** ret) { return ringbuf_consumer_attach(map_of(w), nothing, nullptr, ret); });
 }
 
+struct Watching {
+  explicit Watching(World& w) {
+    must(ringbuf_consumer_attach(w.ring.get(), nothing, nullptr, &consumer), "ringbuf_consumer_attach");
+    must(ringbuf_poller_new(&poller), "ringbuf_poller_new");
+  }
+  ~Watching() {
+    ringbuf_poller_free(poller);
+    ringbuf_consumer_free(consumer);
+  }
+  ringbuf_consumer* consumer = nullptr;
+  ringbuf_poller* poller = nullptr;
+};
+template <class F>
+Call watches(const char* name, F run) {
+  return {name, [run](World&, void* made) { return run(*static_cast<Watching*>(made)); },
+          [](World& w) { return std::make_shared<Watching>(w); }};
+}
+
 inline std::vector<Call> calls_of_any_map() {
   return {
       makes<ringbuf_map_free, ringbuf_map>("create a ring", [](World& w, ringbuf_map** ret) { return w.create(0, 0, ret); }),
@@ -100,6 +118,9 @@ inline std::vector<Call> calls_of_any_map() {
           "attach an observer", [](World& w, ringbuf_observer** ret) { return ringbuf_observer_attach(w.ring.get(), ret); }),
       makes<ringbuf_poller_free, ringbuf_poller>("make a poller",
                                                  [](World&, ringbuf_poller** ret) { return ringbuf_poller_new(ret); }),
+      watches("add to a poller", [](Watching& w) { return ringbuf_poller_add(w.poller, w.consumer); }),
+      watches("epoll descriptor of a consumer", [](Watching& w) { return ringbuf_consumer_epoll_fd(w.consumer); }),
+      watches("epoll descriptor of a poller", [](Watching& w) { return ringbuf_poller_epoll_fd(w.poller); }),
       {"info",
        [](World& w, void*) {
          ringbuf_map_info info;
@@ -122,6 +143,19 @@ inline std::vector<Call> calls_of_the_daemon() {
       makes<ringbuf_map_free, ringbuf_map>(
           "from a descriptor",
           [](World& w, ringbuf_map** ret) { return ringbuf_map_from_fd(w.session.get(), ringbuf_map_fd(w.ring.get()), ret); }),
+      makes<ringbuf_map_free, ringbuf_map>(
+          "narrow", [](World& w, ringbuf_map** ret) { return ringbuf_map_narrow(w.ring.get(), RINGBUF_OBSERVER, ret); }),
+      {"attachment",
+       [](World& w, void*) {
+         ringbuf_attachment_info info;
+         const int r = ringbuf_map_get_attachment(w.ring.get(), 0, &info);
+         return r == -ENOENT ? 0 : r;  // nobody is attached
+       }},
+      {"next key",
+       [](World& w, void*) {
+         std::uint32_t key;
+         return ringbuf_map_get_next_key(w.hash.get(), nullptr, &key);
+       }},
       after([](World& w) { ringbuf_unpin(w.session.get(), kPath); },
             {"pin", [](World& w, void*) { return ringbuf_map_pin(w.ring.get(), kPath); }}),
       makes<ringbuf_map_free, ringbuf_map>(

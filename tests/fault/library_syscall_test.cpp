@@ -15,15 +15,10 @@ namespace {
 // Calls that do not exist tell the tracer where the call under test begins and ends.
 constexpr long kBegin = 100'001, kEnd = 100'002;
 
-// In a process of its own; 0: as it should be.
-int once(const Call& call, const std::string& socket, bool embedded) {
-  World world(socket, embedded);
-  {
-    const auto warm = call.prepare(world);
-    if (call.run(world, warm.get()) < 0) return 2;
-  }
+// 0: as it should be, with `stay` descriptors more than before.
+int once(const Call& call, World& world, int stay) {
+  const int fds = open_fds() + stay, mappings = ring_mappings();
   auto made = call.prepare(world);
-  const int fds = open_fds(), mappings = ring_mappings();
   ::syscall(kBegin);
   const int r = call.run(world, made.get());
   const int err = errno;
@@ -46,8 +41,10 @@ int once(const Call& call, const std::string& socket, bool embedded) {
 
 class LibrarySyscalls : public ::testing::TestWithParam<Trouble> {
  protected:
-  void fail_each(const Call& call, bool embedded) {
-    SCOPED_TRACE(call.name);
+  // run() in a child, each time another.
+  template <class F>
+  void fail_each_of(const char* name, F run) {
+    SCOPED_TRACE(name);
     unsigned nth = 1;
     for (bool failed = true; failed; ++nth) {
       SCOPED_TRACE(nth);
@@ -56,7 +53,7 @@ class LibrarySyscalls : public ::testing::TestWithParam<Trouble> {
       if (child == 0) {
         ::ptrace(PTRACE_TRACEME, 0, 0, 0);
         ::raise(SIGSTOP);
-        ::_exit(once(call, daemon_.socket(), embedded));
+        ::_exit(run());
       }
       Tracer tracer;
       long which = -1;
@@ -67,7 +64,17 @@ class LibrarySyscalls : public ::testing::TestWithParam<Trouble> {
       failed = which >= 0;
       EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "call " << which << ", status " << status;
     }
-    std::printf("%-42s %2u calls\n", call.name, nth - 2);
+    std::printf("%-42s %2u calls\n", name, nth - 2);
+  }
+  void fail_each(const Call& call, bool embedded) {
+    fail_each_of(call.name, [&] {
+      World world(daemon_.socket(), embedded);
+      {
+        const auto warm = call.prepare(world);
+        if (call.run(world, warm.get()) < 0) return 2;
+      }
+      return once(call, world, 0);
+    });
   }
   Daemon daemon_;
 };
@@ -86,6 +93,16 @@ TEST_P(LibrarySyscalls, EachOfConnectingFails) {
   fail_each(makes<ringbuf_session_free, ringbuf_session>(
                 "connect", [&](World&, ringbuf_session** ret) { return ringbuf_connect(socket.c_str(), ret); }),
             false);
+}
+
+TEST_P(LibrarySyscalls, EachOfAForkChildsFirstRequestFails) {
+  World parents(daemon_.socket(), false);
+  for (const Call& call : calls_of_any_map()) {
+    const bool asks = std::strcmp(call.name, "make a poller") != 0;
+    fail_each_of(call.name, [&] { return once(call, parents, asks ? 2 : 0); });  // its own socket and lease
+    ringbuf_map_info info;
+    EXPECT_EQ(ringbuf_map_get_info(parents.ring.get(), &info, sizeof info), 0) << "the parent's session is its own";
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Trouble, LibrarySyscalls, ::testing::Values(Trouble::Want, Trouble::Interruption),
