@@ -69,8 +69,10 @@ int Session::open_locked(Lost* ret_lost) {
   auto fd = connect_to(path_, timeout_ms());
   if (!fd) {
     const int err = fd.error().err == EAGAIN ? ETIMEDOUT : fd.error().err;
+    const bool none = err == ENOENT || err == ECONNREFUSED;
     char reason[128];
-    return api_fail(err, "no ringbufd at " + path_ + ": " + ::strerror_r(err, reason, sizeof reason));
+    return api_fail(err, (none ? "no ringbufd at " : "cannot connect to ringbufd at ") + path_ + ": " +
+                             ::strerror_r(err, reason, sizeof reason));
   }
   socket_ = std::move(*fd);
   const ringbuf_hello_req hello{RINGBUF_WIRE_VERSION, 0, pid_namespace()};

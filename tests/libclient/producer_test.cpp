@@ -326,8 +326,8 @@ TEST_F(RoomTest, ASmallNeedIsMetBesideALargeOne) {
     ringbuf_submit(producer.get(), data, 0);
   });
   const ringbuf_view& view = *ringbuf_producer_view(producer.get());
-  const volatile std::uint64_t& need = view.slots[view.slot].need;
-  wait_until([&] { return (need & UINT32_MAX) == 512; });
+  const auto* need = &view.slots[view.slot].need;
+  wait_until([&] { return (__atomic_load_n(need, __ATOMIC_RELAXED) & UINT32_MAX) == 512; });
   EXPECT_EQ(stats_of(observer).room_waiters, 1u) << "one handle";
   EXPECT_EQ(ringbuf_consume_n(consumer.get(), 1), 1);
   small.join();
