@@ -61,11 +61,11 @@ int Session::open() {
   std::lock_guard lock(mutex_);
   for (int tries = 1;; ++tries) {
     Lost lost = Lost::No;
-    if (int r = open_locked(&lost); r >= 0 || lost == Lost::No || lost == Lost::NoAnswer || tries == kTries) return r;
+    if (int r = ready(&lost); r >= 0 || !is_broken(lost) || tries == kTries) return r;
   }
 }
 
-int Session::open_locked(Lost* ret_lost) {
+int Session::connect(Lost* ret_lost) {
   auto fd = connect_to(path_, timeout_ms());
   if (!fd) {
     const int err = fd.error().err == EAGAIN ? ETIMEDOUT : fd.error().err;
@@ -89,12 +89,21 @@ int Session::open_locked(Lost* ret_lost) {
   if (!answer->resumed) {
     lease_ = std::move(reply.fds[0]);
     ++lease_number_;
-  } else if (unsure_ != 0) {
-    const ringbuf_detach_req body{unsure_, 0};
-    const int r = exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr, ret_lost);
-    if (*ret_lost != Lost::No) return r;  // any answer, also ENOENT, settles it
+    attached_ = 0;
+    owed_.clear();
   }
-  unsure_ = 0;
+  return 0;
+}
+
+// A connection, and nothing owed.
+int Session::ready(Lost* ret_lost) {
+  if (!socket_)
+    if (int r = connect(ret_lost); r < 0) return r;
+  for (; !owed_.empty(); owed_.pop_back()) {  // any answer, also ENOENT, settles it
+    const ringbuf_detach_req body{owed_.back(), 0};
+    const int r = exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr, ret_lost);
+    if (*ret_lost != Lost::No) return r;
+  }
   return 0;
 }
 
@@ -105,22 +114,24 @@ int Session::call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_r
 
 // A request whose connection broke is sent again: surely if it has not been sent, else if it does no harm twice.
 int Session::call_locked(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply) {
+  if (cmd == RINGBUF_ATTACH) owed_.reserve(owed_.size() + attached_ + 1);
   for (int tries = 1;; ++tries) {
     Lost lost = Lost::No;
-    int r = 0;
-    if (!socket_) {
-      r = open_locked(&lost);
-      if (r < 0 && lost == Lost::Unanswered) lost = Lost::Unsent;  // HELLO does no harm
-      if (r == -ENOENT) {
-        errno = ECONNREFUSED;  // ENOENT says of a request that what it names is not there
-        return -ECONNREFUSED;
-      }
+    int r = ready(&lost);
+    if (r < 0) {
+      if (is_broken(lost) && tries < kTries) continue;  // nothing of it was sent
+      if (r != -ENOENT) return r;
+      errno = ECONNREFUSED;  // ENOENT says of a request that what it names is not there
+      return -ECONNREFUSED;
     }
-    if (r == 0) r = exchange(cmd, body, fds, ret_reply, &lost);
+    r = exchange(cmd, body, fds, ret_reply, &lost);
     const bool again = lost == Lost::Unsent || (lost == Lost::Unanswered && is_repeatable(cmd));
     if (again && tries < kTries) continue;
-    if (cmd == RINGBUF_ATTACH && (lost == Lost::Unanswered || lost == Lost::NoAnswer))
-      std::memcpy(&unsure_, body.data() + offsetof(ringbuf_attach_req, attachment), sizeof unsure_);
+    if (cmd == RINGBUF_ATTACH) {
+      if (r == 0) ++attached_;
+      else if (lost == Lost::Unanswered || lost == Lost::NoAnswer)
+        std::memcpy(&owed_.emplace_back(), body.data() + offsetof(ringbuf_attach_req, attachment), sizeof owed_[0]);
+    }
     return r;
   }
 }
@@ -134,9 +145,13 @@ std::uint32_t Session::new_attachment() {
 void Session::detach(std::uint32_t attachment, std::uint64_t lease) noexcept {
   std::lock_guard lock(mutex_);
   if (!lease_ || lease_number_ != lease) return;
-  const ringbuf_detach_req body{attachment, 0};
+  --attached_;
+  owed_.push_back(attachment);  // room was made when it was attached
   try {
-    call_locked(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr);
+    Lost lost;
+    int tries = 0;
+    do lost = Lost::No, ready(&lost);
+    while (is_broken(lost) && ++tries < kTries);
   } catch (const std::bad_alloc&) {  // for the sentence that nobody would have read
   }
 }
@@ -146,17 +161,6 @@ int Session::no_answer(Lost* ret_lost) {
   *ret_lost = Lost::NoAnswer;
   socket_.reset();
   return api_fail(ETIMEDOUT, "the daemon at " + path_ + " does not answer; is it stopped?");
-}
-
-// Detaches what a reply to ATTACH would have given us.
-void Session::give_back(ringbuf_cmd cmd) {
-  const auto message = wire::decode(frame_.bytes());
-  if (cmd != RINGBUF_ATTACH || !message) return;
-  const auto reply = wire::decode_as<ringbuf_attach_reply>(message->body);
-  if (!reply) return;
-  const ringbuf_detach_req body{reply->attachment, 0};
-  Lost lost{};
-  exchange(RINGBUF_DETACH, std::as_bytes(std::span(&body, 1)), -1, nullptr, &lost);
 }
 
 int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply, Lost* ret_lost) {
@@ -172,11 +176,14 @@ int Session::exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_rep
   auto sent = send_frame(socket_.get(), message_, fds.all());
   const bool broken = !sent && (sent.error().err == EPIPE || sent.error().err == ECONNRESET);
   if (!sent && sent.error().err == EAGAIN) return no_answer(ret_lost);
-  if (!sent && !broken) return api_fail(sent.error());
+  if (!sent && !broken) {
+    *ret_lost = Lost::NotSent;
+    return api_fail(sent.error());
+  }
   // After EPIPE the daemon's last word may still be there to read.
   auto received = recv_frame(socket_.get(), frame_);
   if (!received && received.error().err == EMFILE) {  // the reply came, its descriptors could not
-    give_back(cmd);
+    *ret_lost = Lost::NoAnswer;
     return api_fail(received.error());
   }
   if (!received && received.error().err == EAGAIN) return no_answer(ret_lost);

@@ -67,13 +67,15 @@ class Session {
   void detach(std::uint32_t attachment, std::uint64_t lease) noexcept;
 
  private:
-  // How far a request had come when its connection broke, or was given up because no answer came.
-  enum class Lost { No, Unsent, Unanswered, NoAnswer };
+  // What has become of a request: it was answered; its connection broke before or after it was sent; it could not be sent; its
+  // answer did not come, or could not be taken.
+  enum class Lost { No, Unsent, Unanswered, NotSent, NoAnswer };
+  static bool is_broken(Lost lost) { return lost == Lost::Unsent || lost == Lost::Unanswered; }
 
   int call_bytes(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
   int call_locked(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply);
-  int open_locked(Lost* ret_lost);
-  void give_back(ringbuf_cmd cmd);
+  int connect(Lost* ret_lost);
+  int ready(Lost* ret_lost);
   int exchange(ringbuf_cmd cmd, wire::Bytes body, Fds fds, Reply* ret_reply, Lost* ret_lost);
   int no_answer(Lost* ret_lost);
 
@@ -82,7 +84,10 @@ class Session {
   UniqueFd lease_;                  // nobody else may have it
   std::uint64_t lease_number_ = 0;  // how many we had
   std::uint32_t attachments_ = 0;   // how many we asked for
-  std::uint32_t unsure_ = 0;        // an attachment that we may have without having heard of it
+  std::uint32_t attached_ = 0;      // how many we have heard of and still have
+  // Attachments that the daemon may still think are ours: we have not heard of them, or it not that we gave them back. Given back
+  // before anything else is asked.
+  std::vector<std::uint32_t> owed_;
   std::uint32_t seq_ = 0;
   // A request and its reply. Here, so that neither detaching nor a reply that has come needs memory.
   std::vector<std::byte> message_;

@@ -164,15 +164,25 @@ TEST_F(Takeover, AStoppedDaemonIsNotWaitedForForEver) {
   ::setenv("RINGBUFD_TIMEOUT_MS", "20", 1);
   const auto impatient = daemon.connect();
   const auto mine = open_id(impatient, info_of(map).id);
+  ringbuf_producer* producer = nullptr;
   daemon.while_stopped([&] {
-    ringbuf_producer* producer = nullptr;
-    EXPECT_EQ(ringbuf_producer_attach(mine.get(), &producer), -ETIMEDOUT) << ringbuf_last_error();
+    for (int i = 0; i < 2; ++i) EXPECT_EQ(ringbuf_producer_attach(mine.get(), &producer), -ETIMEDOUT) << ringbuf_last_error();
     ringbuf_session* another = nullptr;
     EXPECT_EQ(ringbuf_connect(daemon.socket().c_str(), &another), -ETIMEDOUT);
   });
-  ::unsetenv("RINGBUFD_TIMEOUT_MS");
   // The daemon may have done what it was asked; the next request gives it back.
   EXPECT_EQ(info_of(mine).producers, 0u);
+  // The same for what was to be given back, also by the next daemon.
+  ASSERT_EQ(ringbuf_producer_attach(mine.get(), &producer), 0) << ringbuf_last_error();
+  EXPECT_NE(ringbuf_reserve(producer, 8, 0), nullptr);
+  daemon.while_stopped([&] {
+    ringbuf_producer_free(producer);
+    daemon.kill();
+  });
+  ::unsetenv("RINGBUFD_TIMEOUT_MS");
+  const auto info = info_of(mine);
+  EXPECT_EQ(info.producers, 0u);
+  EXPECT_EQ(info.orphan_records, 1u);
 }
 
 // Three producers and a consumer that check every record, while the daemon is killed a hundred times and each of them uses it.
