@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "daemon/token_socket.hpp"
 
 #ifndef SO_PEERPIDFD
@@ -50,6 +52,11 @@ Answer<Clients::Welcome> Clients::add(const Peer& peer, int socket, std::uint64_
   clients_.emplace(client->cookie, client);
   client->charge = std::move(charge);
   return Welcome{std::move(client), std::move(lease->theirs)};
+}
+
+std::size_t Clients::away(uid_t uid) const {
+  return static_cast<std::size_t>(std::count_if(clients_.begin(), clients_.end(),
+                                                [&](const auto& c) { return !c.second->on_end && c.second->peer.uid == uid; }));
 }
 
 Answer<void> Clients::watch(const Client& client) {

@@ -49,6 +49,8 @@ class Clients {
   // `socket`: its connection. `pid_namespace`: as in HELLO. The charge is taken over if all goes well.
   Answer<Welcome> add(const Peer& peer, int socket, std::uint64_t pid_namespace, Charge& charge);
   std::shared_ptr<Client> find(int lease) const;  // null: the descriptor is no lease of ours
+  // How many of `uid` have no connection and may come back with one.
+  std::size_t away(uid_t uid) const;
   // Ends one of its attachments. False: it has none of this number.
   bool detach(Client& client, std::uint32_t attachment);
 

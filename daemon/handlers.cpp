@@ -79,6 +79,11 @@ Answer<Payload> hello(const Call& call) {
     call.caller.charge = {};
     out.resumed = 1;
   } else {
+    if (auto& charge = call.caller.charge; !charge) {
+      auto counted = call.core.quota.charge(Resource::Sessions, call.peer.uid);
+      if (!counted) return tl::unexpected(counted.error());
+      charge = std::move(*counted);
+    }
     auto welcome = call.core.clients.add(call.peer, call.caller.socket, req->pid_namespace, call.caller.charge);
     if (!welcome) return tl::unexpected(welcome.error());
     call.caller.client = std::move(welcome->client);

@@ -59,6 +59,7 @@ class Charge {
     return *this;
   }
   ~Charge();
+  explicit operator bool() const { return quota_ != nullptr; }
 
  private:
   friend class Quota;

@@ -154,6 +154,8 @@ void Server::open_session(UniqueFd socket) {
   ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
   try {
     auto charge = core_->quota.charge(Resource::Sessions, peer->uid);
+    // At the limit those who are counted already must be able to come back.
+    if (!charge && may_come_back(uid)) charge = Charge();
     if (!charge) {
       core_->log.write(spdlog::level::warn, peer->uid,
                        fmt::format("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text));
@@ -172,6 +174,17 @@ void Server::open_session(UniqueFd socket) {
   } catch (const std::exception& e) {
     core_->log.tell(spdlog::level::err, uid, [&] { return fmt::format("cannot open a session of uid {}: {}", uid, e.what()); });
   }
+}
+
+bool Server::may_come_back(uid_t uid) const {
+  auto away = core_->clients.away(uid);
+  std::size_t uncounted = 0;
+  for (const auto& [session, owner] : sessions_) {
+    if (session->uid() != uid) continue;
+    if (session->is_uncounted()) ++uncounted;
+    else if (session->has_hung_up()) ++away;
+  }
+  return uncounted < away;
 }
 
 }  // namespace ringbuf::daemon

@@ -48,6 +48,7 @@ class Server {
   void turn_away_one();
   void accept_later();
   void open_session(UniqueFd socket);
+  bool may_come_back(uid_t uid) const;
 
   boost::asio::io_context& io_;
   std::unique_ptr<Keeper> keeper_;  // outlives all that tells it what to keep

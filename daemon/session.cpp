@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "daemon/session.hpp"
 
+#include <poll.h>
 #include <spdlog/spdlog.h>
 
 #include <array>
@@ -20,6 +21,11 @@ Session::Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge
   socket_.assign(socket.get());
   socket.release();
   spdlog::debug("session opened: pid {}, uid {}, gid {}", caller_.peer.pid, caller_.peer.uid, caller_.peer.gid);
+}
+
+bool Session::has_hung_up() {
+  pollfd p{socket_.native_handle(), POLLRDHUP, 0};
+  return caller_.client && ::poll(&p, 1, 0) > 0;
 }
 
 void Session::close() {

@@ -25,6 +25,10 @@ class Session : public std::enable_shared_from_this<Session> {
 
   void read_next();
   void close();  // idempotent; does not call on_close
+  uid_t uid() const { return caller_.peer.uid; }
+  // It was let in because a client of its uid may come back by it.
+  bool is_uncounted() const { return !caller_.client && !caller_.charge; }
+  bool has_hung_up();  // and that has not been seen yet
 
  private:
   struct Reply {

@@ -127,6 +127,7 @@ class Client {
     Reply again = call(RINGBUF_HELLO, hello_req(), {lease()});
     return again;
   }
+  void disconnect() { fd_.reset(); }
   int lease() const { return hello_.fds.at(0).get(); }
 
   bool send(std::span<const std::byte> frame, std::vector<int> fds = {}, int flags = 0) {

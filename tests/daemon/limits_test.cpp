@@ -159,6 +159,26 @@ TEST(Limits, Sessions) {
   });
 }
 
+TEST(Limits, WhoIsCountedMayComeBack) {
+  FdLeakGuard leaks;
+  InProcessDaemon daemon(with(Resource::Sessions, {2, 2}));
+  Client a(daemon), b(daemon);
+  for (int round = 0; round < 3; ++round) {
+    for (Client* c : {&a, &b}) c->disconnect();
+    for (Client* c : {&a, &b}) EXPECT_EQ(c->reconnect(daemon.socket()).as<ringbuf_hello_reply>().resumed, 1u);
+    Client refused(daemon.socket(), Client::Silent{});
+    EXPECT_EQ(refused.receive().err(), ENOSPC) << "nobody is away";
+  }
+  // Who comes by a place that is kept for another is refused when it turns out.
+  a.disconnect();
+  Client other(daemon.socket(), Client::Silent{});
+  EXPECT_EQ(other.call(RINGBUF_HELLO, Client::hello_req()).err(), ENOSPC);
+  Client third(daemon.socket(), Client::Silent{});
+  EXPECT_EQ(third.receive().err(), ENOSPC) << "one is away, and one is here for it";
+  other.disconnect();
+  EXPECT_EQ(a.reconnect(daemon.socket()).as<ringbuf_hello_reply>().resumed, 1u);
+}
+
 TEST(Limits, TheRefusalReachesWhoHasSentAlready) {
   FdLeakGuard leaks;
   InProcessDaemon daemon(with(Resource::Sessions, {1, 1}));
