@@ -104,11 +104,13 @@ Answer<void> known_rights(unsigned wanted) {
 Answer<unsigned> grant(const Map& map, const Peer& peer, unsigned wanted) {
   if (auto known = known_rights(wanted); !known) return tl::unexpected(known.error());
   const unsigned allowed = map.rights_of(peer);
-  const unsigned missing = wanted ? wanted & ~allowed : allowed ? 0 : RINGBUF_RIGHT_ALL;
-  if (missing)
-    return refuse(EACCES, fmt::format("uid {} {} {} {} (owner uid {}, gid {}, mode {:04o})", peer.uid,
-                                      wanted ? "may not" : "needs at least one of", wire::rights_name(missing),
-                                      (wanted ? "" : "on ") + map.label(), map.spec.uid, map.spec.gid, map.spec.mode));
+  // Nothing of what it is called or whose it is: an id would be enough to list what one may not read.
+  if (!allowed)
+    return refuse(EACCES,
+                  fmt::format("uid {} has no right on this map; ask its owner for a mode or a token that gives one", peer.uid));
+  if (const unsigned missing = wanted & ~allowed)
+    return refuse(EACCES, fmt::format("uid {} may not {} {} (owner uid {}, gid {}, mode {:04o})", peer.uid,
+                                      wire::rights_name(missing), map.label(), map.spec.uid, map.spec.gid, map.spec.mode));
   return wanted ? wanted : allowed;
 }
 

@@ -150,8 +150,8 @@ Answer<void> MapTable::unpin(const std::string& path, const Peer& peer) {
   if (it == pins_.end()) return refuse(ENOENT, fmt::format("nothing is pinned at {}", wire::printable(path)));
   const Pin& pin = it->second;
   if (peer.uid != 0 && peer.uid != pin.uid && peer.uid != pin.map->spec.uid)
-    return refuse(EPERM, fmt::format("{} belongs to uid {}; only it, the map's owner or root may unpin it", wire::printable(path),
-                                     pin.uid));
+    return refuse(EPERM, fmt::format("{} was pinned by another user; only it, the map's owner or root may unpin it",
+                                     wire::printable(path)));
   log_.tell(spdlog::level::info, peer.uid,
             [&] { return fmt::format("{} unpinned from {} by uid {}", pin.map->label(), wire::printable(path), peer.uid); });
   pin.map->pins.erase(path);

@@ -194,6 +194,11 @@ class PermissionTest : public DaemonTest {
       for (const auto& [cmd, got] : tries) {
         // By name, what one has no right on is not there.
         ledger.check(cmd, got, cmd == RINGBUF_MAP_GET_FD_BY_NAME && !rights ? ENOENT : want, what);
+        // By id or pin one learns that it is there, and nothing else.
+        if (!rights && cmd != RINGBUF_MAP_GET_FD_BY_NAME)
+          for (const std::string& secret :
+               {name('r', row), std::to_string(kOwner), fmt::format("{:04o}", row.mode ? row.mode : 0600)})
+            ledger.equal(cmd, got.text.find(secret) != got.text.npos, 0, "what the refusal tells of the map");
         if (got.err() == 0)
           ledger.equal(cmd, c.info(got.fds.at(0).get()).as<ringbuf_map_info>().rights, wanted ? wanted : rights, "rights");
         ledger.equal(cmd, static_cast<unsigned>(got.fds.size()), got.err() == 0, "the number of descriptors");
