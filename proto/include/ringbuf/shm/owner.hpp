@@ -119,12 +119,9 @@ class Section {
     const std::uint64_t begin = now_ns();
     for (std::uint64_t slice = 20'000;; slice = slice < 1'000'000 ? slice * 2 : slice) {
       owner = ring.owner();
-      if (is_free(owner)) {
-        if (ring.take_over(owner, me)) return true;
-        continue;
-      }
-      if (now_ns() - begin >= kPatienceNs) break;
-      futex_wait(ring.owner_futex(), static_cast<std::uint32_t>(owner), slice);
+      if (is_free(owner) && ring.take_over(owner, me)) return true;
+      if (now_ns() - begin >= kPatienceNs) break;  // also if somebody else is always faster, or only makes it look free
+      if (!is_free(owner)) futex_wait(ring.owner_futex(), static_cast<std::uint32_t>(owner), slice);
     }
     tls.stuck_ring = ring.owner_futex();
     tls.stuck_owner = owner;
