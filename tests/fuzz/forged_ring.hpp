@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A ring whose words an input decides. Each part of it is mapped on its own, with the rights that the role has, between
-// inaccessible pages; so that what reads or writes outside a part, or where the role may not, ends the process.
+// A ring whose words an input decides.
 #pragma once
-
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <array>
 #include <vector>
@@ -12,6 +8,7 @@
 #include "fuzz/input.hpp"
 #include "ringbuf/shm/ring.hpp"
 #include "shm/create.hpp"
+#include "support/guarded_ring.hpp"
 
 namespace ringbuf::fuzz {
 
@@ -22,13 +19,7 @@ class ForgedRing {
 
   enum Role { kObserver = 0, kConsumer = 1, kProducer = 2 };
 
-  ForgedRing() {
-    auto made = shm::create_ring({kSize, shm::kTypeRingbuf, 0, 0, 0});
-    FUZZ_CHECK(made && made->layout.page == kSize);
-    map_all(*made, forger_, true, true);
-    for (const Role role : {kObserver, kConsumer, kProducer})
-      map_all(*made, victims_[role], role == kConsumer, role == kProducer);
-  }
+  ForgedRing() = default;
   ForgedRing(const ForgedRing&) = delete;
 
   // All zeros, as a new ring.
@@ -44,15 +35,10 @@ class ForgedRing {
 
   // As libringbuf would fill it in.
   ringbuf_view view(Role role) {
-    const View& victim = victims_[role];
-    ringbuf_view v{};
+    ringbuf_view v = victims_[role].in({});
     v.size = sizeof v;
     v.ring_flags = ring_flags_;
     v.mask = kSize - 1;
-    v.slots = victim.slots;
-    v.consumer_page = victim.c;
-    v.producer_page = victim.p;
-    v.data = victim.data;
     v.page_shift = 12;
     v.slot = 1;
     v.signal_fd = -1;
@@ -139,35 +125,6 @@ class ForgedRing {
   }
 
  private:
-  struct View {
-    ringbuf_slot* slots;
-    ringbuf_consumer_page* c;
-    ringbuf_producer_page* p;
-    unsigned char* data;
-  };
-  // More than the longest record that a header can tell of.
-  static constexpr std::size_t kGuard = (std::size_t{1} << 30) + (1 << 20);
-
-  static void map_all(const shm::RingMemory& memory, View& v, bool write_c, bool write_p) {
-    const int c = memory.c.get(), p = memory.p.get();
-    unsigned char* at = reserve(5 * kGuard);
-    v.slots = reinterpret_cast<ringbuf_slot*>(map(at += kGuard, p, 0, write_p));
-    v.c = reinterpret_cast<ringbuf_consumer_page*>(map(at += kGuard, c, 0, write_c));
-    v.p = reinterpret_cast<ringbuf_producer_page*>(map(at += kGuard, p, memory.layout.producer_page_off(), write_p));
-    v.data = map(at += kGuard, p, memory.layout.data_off(), write_p);
-    map(v.data + kSize, p, memory.layout.data_off(), write_p);
-  }
-  static unsigned char* reserve(std::size_t size) {
-    void* at = ::mmap(nullptr, size + kGuard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    FUZZ_CHECK(at != MAP_FAILED);
-    return static_cast<unsigned char*>(at);
-  }
-  static unsigned char* map(unsigned char* at, int fd, std::uint64_t off, bool write) {
-    void* got = ::mmap(at, kSize, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, static_cast<off_t>(off));
-    FUZZ_CHECK(got == at);
-    return static_cast<unsigned char*>(got);
-  }
-
   static std::uint64_t base(Input& in) {
     switch (in.below(4)) {
       case 0: return 0;
@@ -209,8 +166,16 @@ class ForgedRing {
     std::memcpy(static_cast<unsigned char*>(at) + word * 8, &value, sizeof value);
   }
 
-  View forger_{};
-  std::array<View, 3> victims_{};  // by role
+  static shm::RingMemory create() {
+    auto made = shm::create_ring({kSize, shm::kTypeRingbuf, 0, 0, 0});
+    FUZZ_CHECK(made && made->layout.page == kSize);
+    return std::move(*made);
+  }
+  const shm::RingMemory memory_ = create();
+  test::GuardedRing forger_{memory_, kSize, kSlots, true, true};
+  std::array<test::GuardedRing, 3> victims_{{{memory_, kSize, kSlots, false, false},  // by role
+                                             {memory_, kSize, kSlots, true, false},
+                                             {memory_, kSize, kSlots, false, true}}};
   std::array<std::uint64_t, kSlots> room_told_{};
   std::vector<unsigned char> copy_ = std::vector<unsigned char>(kSize);
   std::uint32_t map_type_ = 0, map_flags_ = 0, ring_flags_ = 0;

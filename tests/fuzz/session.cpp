@@ -272,7 +272,7 @@ class Conversation {
       case 3: return (void)::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20);
       case 4: {
         const auto bytes = in_.take_bytes(in_.below(64));
-        return (void)!::pwrite(fd, bytes.data(), bytes.size(), std::uint16_t{in_.byte()} * 256);
+        return (void)!::pwrite(fd, bytes.data(), bytes.size(), off_t{in_.byte()} * 512);  // slots, producer page, data
       }
       case 5: {
         const std::uint64_t full = UINT64_MAX - 1;

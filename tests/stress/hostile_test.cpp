@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// A producer's memory is filled with arbitrary values at arbitrary times by a thread that never stops, while consumers, drains,
-// dumps, snapshots and an honest producer work: none of them crashes, hangs or is shown more than a ring can hold. Under ASan and
-// UBSan nothing outside the ring or misaligned is read either. A hang is the test's timeout.
+// A producer's or a consumer's memory is filled with arbitrary values at arbitrary times by a thread that never stops, while
+// consumers, drains, dumps, snapshots and an honest producer work: none of them crashes, hangs or is shown more than a ring can
+// hold. Each maps the ring between inaccessible pages and with its own role's rights, so nothing outside the ring is touched
+// either, and UBSan sees what is misaligned. A hang is the test's timeout.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -9,23 +10,27 @@
 #include <thread>
 #include <tuple>
 
+#include "support/guarded_ring.hpp"
 #include "support/payload.hpp"
 #include "support/test_ring.hpp"
 
 namespace ringbuf::shm {
 namespace {
 
+using test::GuardedRing;
 using test::mix;
 using test::TestRing;
 
 constexpr std::uint32_t kSize = 4096;
 
+enum class Forges { P, C };
+
 class Forger {
  public:
   // Works on a mapping of its own, as another process does; that also keeps ThreadSanitizer out of it.
-  explicit Forger(const TestRing& ring)
-      : mapping_(ring.map(Mapping::Access::ReadWrite, Mapping::Access::ReadWrite)), view_(mapping_.view()), thread_([this] {
-          while (!stop_) step(), ++steps_;
+  explicit Forger(const TestRing& ring, Forges what = Forges::P)
+      : mapping_(ring.map(Mapping::Access::ReadWrite, Mapping::Access::ReadWrite)), view_(mapping_.view()), thread_([this, what] {
+          while (!stop_) what == Forges::P ? step() : step_c(), ++steps_;
         }) {}
   ~Forger() {
     stop_ = true;
@@ -64,7 +69,7 @@ class Forger {
   }
   void step() {
     ringbuf_producer_page& page = *view_.producer_page;
-    switch (random() % 6) {
+    switch (random() % 7) {
       case 0: return store(page.producer_pos, position());
       case 1: return store(page.overwrite_pos, position());
       case 2: return store(page.pending_pos, position());
@@ -73,6 +78,9 @@ class Forger {
         if (word != offsetof(ringbuf_producer_page, owner) / 8) store(reinterpret_cast<std::uint64_t*>(&page)[word], position());
         return;
       }
+      case 4:
+        return store(reinterpret_cast<std::uint64_t*>(view_.slots)[random() % (kForgedSlots * sizeof(ringbuf_slot) / 8)],
+                     position());
       default: {
         auto& len = *reinterpret_cast<std::uint32_t*>(view_.data + random() % (kSize / 8) * 8);
         return std::atomic_ref(len).store(length(), std::memory_order_relaxed);
@@ -80,6 +88,13 @@ class Forger {
     }
   }
 
+  void step_c() {
+    ringbuf_consumer_page& page = *view_.consumer_page;
+    if (random() % 2) return store(page.consumer_pos, position());
+    store(reinterpret_cast<std::uint64_t*>(&page)[random() % (sizeof page / 8)], position());
+  }
+
+  static constexpr unsigned kForgedSlots = 4;  // its own and others', and one that nobody has
   const Mapping mapping_;
   const ringbuf_view view_;
   std::uint64_t seed_ = 1;
@@ -97,14 +112,28 @@ class Hostile : public ::testing::TestWithParam<std::tuple<std::uint32_t, std::u
     for (std::size_t i = 0; data && i < size; ++i) sum += static_cast<const volatile unsigned char*>(data)[i];
     sum_ += sum;
   }
+  GuardedRing guarded(bool write_c, bool write_p) { return {ring_.memory(), kSize, RINGBUF_SLOT_COUNT, write_c, write_p}; }
+  void produce_beside(const Forger& forger) {
+    const GuardedRing mine = guarded(false, true);
+    const Producer producer(mine.in(ring_.producer_view()));
+    for (unsigned i = 0; i < 50'000 || !forger.done(); ++i) {
+      const std::size_t size = mix(i) % (kSize - 8);
+      if (void* p = producer.reserve(size, 0)) {
+        ASSERT_EQ(reinterpret_cast<std::uintptr_t>(p) % 8, 0u);
+        std::memset(p, 'x', size);
+        i % 2 ? producer.submit(p, 0) : producer.discard(p, 0);
+      }
+      producer.query(i % 5);
+    }
+  }
   TestRing ring_{kSize, 1, 0, std::get<0>(GetParam()), std::get<1>(GetParam())};
-  const Mapping mapping_ = ring_.map(Mapping::Access::ReadWrite, Mapping::Access::ReadWrite);
   std::uint64_t sum_ = 0;
 };
 
 TEST_P(Hostile, ConsumersAndDrainsSurvive) {
   const Forger forger(ring_);
-  const Consumer consumer(ring_.consumer_view(mapping_));
+  const GuardedRing mine = guarded(true, false);
+  const Consumer consumer(mine.in(ring_.consumer_view()));
   const auto take = [&](void* data, std::size_t size) {
     look(data, size);
     return 0;
@@ -119,7 +148,8 @@ TEST_P(Hostile, ConsumersAndDrainsSurvive) {
 
 TEST_P(Hostile, ObserversSurvive) {
   const Forger forger(ring_);
-  const Observer observer = ring_.observer(mapping_);
+  const GuardedRing mine = guarded(false, false);
+  const Observer observer(mine.in(ring_.consumer_view()));
   const auto show = [&](std::uint64_t, std::uint32_t, std::uint32_t, const void* data, std::size_t size) {
     look(data, data ? size : 0);
     return 0;
@@ -131,20 +161,9 @@ TEST_P(Hostile, ObserversSurvive) {
   }
 }
 
-TEST_P(Hostile, AnHonestProducerSurvives) {
-  const Forger forger(ring_);
-  ringbuf_view view = ring_.producer_view(mapping_, 1);
-  const Producer producer(view);
-  for (unsigned i = 0; i < 50'000 || !forger.done(); ++i) {
-    const std::size_t size = mix(i) % (kSize - 8);
-    if (void* p = producer.reserve(size, 0)) {
-      ASSERT_EQ(reinterpret_cast<std::uintptr_t>(p) % 8, 0u);
-      std::memset(p, 'x', size);
-      i % 2 ? producer.submit(p, 0) : producer.discard(p, 0);
-    }
-    producer.query(i % 5);
-  }
-}
+TEST_P(Hostile, AnHonestProducerSurvivesAnother) { produce_beside(Forger(ring_)); }
+
+TEST_P(Hostile, AProducerSurvivesTheConsumer) { produce_beside(Forger(ring_, Forges::C)); }
 
 INSTANTIATE_TEST_SUITE_P(Words, Hostile,
                          ::testing::Values(std::tuple{kTypeRingbuf, 0u}, std::tuple{kTypeRingbuf, kFlagOverwrite},
