@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // First figures, with Google Benchmark: the full wake rule, several producers allowed, libringbuf's public C++ API.
 //   BackToBack/SIZE      one thread produces 500 records, then consumes them: no transfers between cores, no wakeups
+//   OwnerWord/KIND       the same with 8 bytes, by who holds the right to reserve: 0 one producer, no owner word; 1 an owner word
+//                        that the kernel does not know (another pid namespace); 2 a robust one
 //   KernelBackToBack/SIZE  the same on the kernel's ring of this machine, where bpf(2) is permitted
 //   CrossProcess/SIZE/RING  another process produces, this one polls; they sit on CPU 1 and CPU 0
 // Every byte of a payload is written and every cache line of it is read. `ns_record` is the figure; `line_ns` is what one cache
@@ -127,6 +129,32 @@ void BackToBack(benchmark::State& state) {
   benchmark::DoNotOptimize(reader.sum);
 }
 
+void OwnerWord(benchmark::State& state) {
+  ringbuf_map_create_opts opts{};
+  opts.sz = sizeof opts;
+  if (state.range(0) == 0) opts.ring_flags = RINGBUF_F_SINGLE_PRODUCER;
+  auto map = must(ringbuf::Map::create_embedded("bench", kRing, &opts));
+  auto attached = must(ringbuf::Producer::attach(map));
+  auto consumer = must(ringbuf::Consumer::attach(map));
+  ringbuf_view view = *ringbuf_producer_view(attached.get());
+  view.robust = state.range(0) == 2;
+  const ringbuf::shm::Producer producer(view);
+  Reader reader;
+  std::uint64_t records = 0;
+  const std::uint64_t begin = now_ns();
+  for (auto _ : state) {
+    for (std::uint32_t i = 0; i < kBatch; ++i) {
+      void* r = producer.reserve(8, 0);
+      if (!r) return state.SkipWithError("the ring was full");
+      std::memset(r, static_cast<int>(i), 8);
+      producer.submit(r, 0);
+    }
+    records += static_cast<std::uint64_t>(consumer.consume(reader));
+  }
+  report(state, records, static_cast<double>(now_ns() - begin) * 1e-9);
+  benchmark::DoNotOptimize(reader.sum);
+}
+
 void KernelBackToBack(benchmark::State& state) {
   const auto size = static_cast<std::uint32_t>(state.range(0));
   KernelRing ring(kRing, size, std::min(kBatch, kRing / (size + 16)));
@@ -198,6 +226,7 @@ void CrossProcess(benchmark::State& state) {
 }
 
 BENCHMARK(BackToBack)->Arg(8)->Arg(64)->Arg(1024);
+BENCHMARK(OwnerWord)->Arg(0)->Arg(1)->Arg(2);
 BENCHMARK(KernelBackToBack)->Arg(8)->Arg(64)->Arg(1024);
 BENCHMARK(CrossProcess)->ArgsProduct({{8, 64, 1024}, {512 * 1024, 4 * 1024 * 1024}})->UseManualTime();
 

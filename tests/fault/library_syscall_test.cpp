@@ -105,6 +105,85 @@ TEST_P(LibrarySyscalls, EachOfAForkChildsFirstRequestFails) {
   }
 }
 
+// Killed before each system call, which is after each one before it, of attaching, working, and detaching.
+TEST(LibraryDeath, AtEachCallOfAttachAndDetach) {
+  Daemon daemon;
+  const SessionPtr session = World::connect(daemon.socket());
+  ringbuf_map* made = nullptr;
+  must(ringbuf_map_create(session.get(), "deaths", 4096, nullptr, &made), "ringbuf_map_create");
+  const MapPtr map(made);
+  const auto info = [&] {
+    ringbuf_map_info i{};
+    must(ringbuf_map_get_info(map.get(), &i, sizeof i), "ringbuf_map_get_info");
+    return i;
+  };
+  std::size_t seen = 0;
+  ringbuf_consumer* consumer = nullptr;
+  const auto count = [](void* n, void*, std::size_t size) {
+    *static_cast<std::size_t*>(n) += size == 4;
+    return 0;
+  };
+  must(ringbuf_consumer_attach(map.get(), count, &seen, &consumer), "ringbuf_consumer_attach");
+  ringbuf_producer* producer = nullptr;
+  must(ringbuf_producer_attach(map.get(), &producer), "ringbuf_producer_attach");
+
+  const auto work = [](ringbuf_map* m) {
+    ringbuf_consumer* c = nullptr;
+    ringbuf_observer* o = nullptr;
+    ringbuf_producer* p = nullptr;
+    ringbuf_consumer_attach(m, nothing, nullptr, &c);
+    ringbuf_observer_attach(m, &o);
+    ringbuf_producer_attach(m, &p);
+    ringbuf_output(p, "kept", 4, 0);
+    (void)!ringbuf_reserve(p, 100, 0);
+    ringbuf_output(p, "kept", 4, 0);
+    ringbuf_producer_free(p);
+    ringbuf_observer_free(o);
+    ringbuf_consumer_free(c);
+  };
+  const std::uint32_t id = info().id;
+  unsigned nth = 1;
+  for (bool killed = true; killed; ++nth) {
+    SCOPED_TRACE(nth);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::ptrace(PTRACE_TRACEME, 0, 0, 0);
+      ::raise(SIGSTOP);
+      const SessionPtr mine = World::connect(daemon.socket());
+      ringbuf_map* theirs = nullptr;
+      must(ringbuf_map_open_id(mine.get(), id, 0, &theirs), "ringbuf_map_open_id");
+      ::syscall(kBegin);
+      work(theirs);
+      ::syscall(kEnd);
+      ::_exit(0);
+    }
+    Tracer tracer;
+    bool inside = false;
+    unsigned calls = 0;
+    const auto orphans = info().orphan_records;
+    const int status = tracer.follow(child, [&](long nr, const std::uint64_t*) {
+      if (nr == kBegin || nr == kEnd) inside = nr == kBegin;
+      else if (inside && ++calls == nth) ::kill(child, SIGKILL);
+    });
+    killed = WIFSIGNALED(status);
+    EXPECT_TRUE(killed || WEXITSTATUS(status) == 0);
+    wait_until([&] { return info().producers == 1 && info().consumers == 1 && info().observers == 0; });
+    EXPECT_EQ(info().head_slot, 0u);
+    EXPECT_EQ(info().owner_slot, 0u);
+    EXPECT_LE(info().orphan_records - orphans, 1u);
+    for (int i = 0; i < 10; ++i) EXPECT_EQ(ringbuf_output(producer, "next", 4, 0), 0);
+    seen = 0;
+    EXPECT_GE(ringbuf_consume(consumer), 10);
+    EXPECT_TRUE(seen >= 10 && seen <= 12) << seen;
+    if (!killed) {
+      EXPECT_EQ(seen, 12u);
+    }
+  }
+  std::printf("killed at %u calls\n", nth - 2);
+  ringbuf_producer_free(producer);
+  ringbuf_consumer_free(consumer);
+}
+
 INSTANTIATE_TEST_SUITE_P(Trouble, LibrarySyscalls, ::testing::Values(Trouble::Want, Trouble::Interruption),
                          [](const auto& kind) { return kind.param == Trouble::Want ? "Want" : "Interruption"; });
 
