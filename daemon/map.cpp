@@ -3,11 +3,10 @@
 
 #include <fcntl.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <tuple>
 
@@ -31,10 +30,18 @@ std::string process_of(const Holder& holder) {
   return fmt::format("pid {} ({})", holder.pid, comm_of(holder.pid));
 }
 
-Result<void> write_zeros(int fd, std::uint64_t at, std::size_t size) {
-  static constexpr std::array<char, sizeof(ringbuf_slot)> kZeros{};
-  if (::pwrite(fd, kZeros.data(), size, static_cast<off_t>(at)) != static_cast<ssize_t>(size))
-    return fail_errno("clear shared words");
+// Words of one page. By stores: pwrite(2) waits for the inode's lock, and who can write the file can hold that for ever.
+template <class Word>
+Result<void> clear_words(int fd, std::uint64_t at, std::size_t count = 1) {
+  const std::uint64_t size = shm::page_size(), in_page = at % size;
+  void* page = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(at - in_page));
+  if (page == MAP_FAILED) return fail_errno("map shared words");
+  // Want of memory is an error here, and would be SIGBUS below. Unknown (EINVAL) before Linux 5.14.
+  const int err = ::madvise(page, size, MADV_POPULATE_WRITE) < 0 && errno != EINVAL ? errno : 0;
+  auto* words = reinterpret_cast<volatile Word*>(static_cast<unsigned char*>(page) + in_page);
+  for (std::size_t i = 0; i < count && !err; ++i) words[i] = 0;
+  ::munmap(page, size);
+  if (err) return fail(err, "clear shared words");
   return {};
 }
 
@@ -43,13 +50,10 @@ bool peek(int fd, std::uint64_t at, T& to) {
   return ::pread(fd, &to, sizeof to, static_cast<off_t>(at)) == static_cast<ssize_t>(sizeof to);
 }
 
-// The memory is of mode 0400 so that other uids cannot do this; between these two chmods nobody else but its owner can.
+// The mode of the memory, 0600, lets no other uid do this.
 Result<UniqueFd> reopen_read_write(int fd) {
-  if (::fchmod(fd, 0600) < 0) return fail_errno("open a memory file to writing");
   UniqueFd copy(::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_RDWR | O_CLOEXEC));
-  const int err = errno;
-  if (::fchmod(fd, 0400) < 0) return fail_errno("protect a memory file");
-  if (!copy) return fail(err, "reopen a memory file");
+  if (!copy) return fail_errno("reopen a memory file");
   return copy;
 }
 
@@ -117,10 +121,8 @@ Answer<std::unique_ptr<Attachment>> Map::attach(unsigned role, const Holder& hol
 Result<void> Map::join(Attachment& a) {
   if (a.role == RINGBUF_PRODUCER) {
     // Not `need`: its turns go on from holder to holder (proto/shm/room.cpp).
-    if (auto cleared = write_zeros(memory_.p.get(), a.slot * sizeof(ringbuf_slot) + offsetof(ringbuf_slot, lost),
-                                   sizeof(ringbuf_slot::lost));
-        !cleared)
-      return cleared;
+    const std::uint64_t lost = a.slot * sizeof(ringbuf_slot) + offsetof(ringbuf_slot, lost);
+    if (auto cleared = clear_words<std::uint64_t>(memory_.p.get(), lost, RINGBUF_LOST_REASONS); !cleared) return cleared;
     if (auto made = keep(a.event_, make_eventfd()); !made) return made;
   } else if (a.role == RINGBUF_CONSUMER) {
     if (auto made = keep(a.event_, make_epoll()); !made) return made;
@@ -156,15 +158,14 @@ void Map::leave(Attachment& a) {
     for (const Attachment* other : attachments_)
       if (other->role == RINGBUF_CONSUMER && a.event_) disconnect_signal(other->event_.get(), a.event_.get());
     if (last(RINGBUF_PRODUCER))
-      (void)write_zeros(memory_.p.get(), memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters),
-                        sizeof(ringbuf_producer_page::room_waiters));
+      (void)clear_words<std::uint32_t>(memory_.p.get(),
+                                       memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters));
     kick();
   } else if (a.role == RINGBUF_CONSUMER) {
     // A copy of the epoll fd that the client keeps must not make the producers' signals dearer for ever.
     for (const Attachment* other : attachments_)
       if (other->role == RINGBUF_PRODUCER && a.event_) disconnect_signal(a.event_.get(), other->event_.get());
-    if (last(RINGBUF_CONSUMER))
-      (void)write_zeros(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting), sizeof(ringbuf_consumer_page::waiting));
+    if (last(RINGBUF_CONSUMER)) (void)clear_words<std::uint64_t>(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting));
   }
 }
 

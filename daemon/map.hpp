@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // One map, a ring or a map of maps, and those who have attached to it. The daemon touches memory and descriptors that clients can
-// write by pread(2), pwrite(2) and epoll_ctl(2) only, and never writes an eventfd that a client holds; a ring is mapped only to
-// search it for what a dead producer has left (reaper.hpp), with every word of it untrusted.
+// write by pread(2), by epoll_ctl(2) and through mappings only (anything that takes the lock of an inode can wait for ever:
+// chmod, pwrite, fallocate), and never writes an eventfd that a client holds. Every word of a mapping is untrusted.
 #pragma once
 
 #include <bitset>
@@ -138,7 +138,7 @@ class Attachment {
   Result<void> enter(State& state, std::uint32_t number);
 
   // What the client is given: C, P and, for a producer its signal, for a consumer its wait; or the table. They are new open
-  // files: flags that a client sets on its own (O_APPEND would redirect pwrite) do not reach the daemon's.
+  // files: flags that a client sets on its own do not reach the daemon's.
   Result<std::vector<UniqueFd>> descriptors() const;
 
   const std::shared_ptr<Map> map;

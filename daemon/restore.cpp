@@ -2,7 +2,6 @@
 #include "daemon/restore.hpp"
 
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 
 namespace ringbuf::daemon {
 namespace {
@@ -50,9 +49,6 @@ class Restorer {
   void ring(const MapEntry& e, std::uint32_t n) {
     UniqueFd kick = take(Held::Kick, n);
     shm::RingMemory memory{take(Held::Consumer, n), take(Held::Producer, n), {}};
-    // Killed while it opened them to writing (map.cpp), a daemon leaves them open.
-    for (const UniqueFd* fd : {&memory.c, &memory.p})
-      if (*fd) (void)::fchmod(fd->get(), 0400);
     auto k = kept(n, {{Held::Kick, &kick}, {Held::Consumer, &memory.c}, {Held::Producer, &memory.p}});
     if (memory.c && memory.p) maps_.push_back(core_.maps.resume(e, std::move(memory), std::move(kick), std::move(k)));
   }

@@ -65,8 +65,9 @@ Result<UniqueFd> sealed_memfd(const char* name, std::uint64_t size, std::uint64_
   if (::ftruncate(fd->get(), static_cast<off_t>(size)) < 0) return fail_errno("size a memory file");
   if (::fallocate(fd->get(), 0, static_cast<off_t>(filled_from), static_cast<off_t>(size - filled_from)) < 0)
     return fail(errno == ENOSPC ? ENOMEM : errno, "allocate a map's memory");
-  // Another uid that is given a read-only descriptor must not reopen it for writing.
-  if (::fchmod(fd->get(), 0400) < 0) return fail_errno("protect a memory file");
+  // Another uid that is given a read-only descriptor must not reopen it for writing. Now, for ever: chmod waits for the inode's
+  // lock, which whoever can write the file can hold.
+  if (::fchmod(fd->get(), 0600) < 0) return fail_errno("protect a memory file");
   if (::fcntl(fd->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) return fail_errno("seal a memory file");
   return fd;
 }

@@ -179,7 +179,7 @@ class KeptWorld {
     for (const auto& [name, file] : daemon.store) {
       struct stat st {};
       if (name != "lock" && (name[0] == 'c' || name[0] == 'p')) {
-        EXPECT_TRUE(::fstat(file.get(), &st) == 0 && (st.st_mode & 0777) == 0400) << name << " can be opened to writing";
+        EXPECT_TRUE(::fstat(file.get(), &st) == 0 && (st.st_mode & 0777) == 0600) << name << " can be opened by others";
       }
     }
   }

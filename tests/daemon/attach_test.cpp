@@ -71,7 +71,7 @@ TEST_F(AttachTest, MemoryIsTheSameForAll) {
   struct stat st;
   for (std::size_t i = 0; i < 2; ++i) {
     ASSERT_EQ(::fstat(c.fds.at(i).get(), &st), 0);
-    EXPECT_EQ(st.st_mode & 07777, 0400u);
+    EXPECT_EQ(st.st_mode & 07777, 0600u);
   }
 }
 
@@ -301,7 +301,7 @@ TEST_F(AttachTest, ADeeplyNestedWaitHurtsOnlyItsConsumer) {
   EXPECT_TRUE(woken(c2.fds.at(2).get()));
 }
 
-// pwrite(2) on a file that somebody made O_APPEND writes at its end: clients must not share the daemon's open file.
+// Clients must not share the daemon's open file: what they set on theirs is theirs.
 TEST_F(AttachTest, FileFlagsOfAClientDoNotReachTheDaemon) {
   const auto p = client.attach(token(), RINGBUF_PRODUCER), c = client.attach(token(), RINGBUF_CONSUMER);
   poke<std::uint64_t>(p.fds.at(1).get(), slot_at(1), 123);

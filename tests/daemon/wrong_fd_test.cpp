@@ -14,6 +14,8 @@
 #include <sys/timerfd.h>
 #include <sys/un.h>
 
+#include <atomic>
+
 #include "daemon_of.hpp"
 
 namespace ringbuf::test {
@@ -227,24 +229,36 @@ TEST_F(WrongFdTest, NorDoesOneThatWasNeverRead) {
   }
 }
 
-// A file system whose server answers everything but FLUSH, which close(2) waits for.
+// A file system whose server answers everything but one thing: FLUSH, which close(2) waits for, or READ, which a page fault in
+// its mapping waits for, with all the locks of the system call that meets it.
 class StuckFile {
  public:
-  StuckFile() : path_(dir_.path("file")), device_(::open("/dev/fuse", O_RDWR | O_CLOEXEC)) {
+  explicit StuckFile(std::uint32_t unanswered)
+      : unanswered_(unanswered), path_(dir_.path("file")), device_(::open("/dev/fuse", O_RDWR | O_CLOEXEC)) {
     UniqueFd(::open(path_.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     const std::string options = fmt::format("fd={},rootmode=100000,user_id=0,group_id=0", device_.get());
     if (!device_ || ::mount("test", path_.c_str(), "fuse", MS_NOSUID | MS_NODEV, options.c_str()) < 0) return;
     mounted_ = true;
     server_ = std::thread([this] { serve(); });
-    fd_.reset(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+    fd_.reset(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    if (unanswered != FUSE_READ) return;
+    // Its size must be known, and that it has no FLUSH, so that this process can be killed while it is stuck.
+    struct stat st;
+    (void)::fstat(fd_.get(), &st);
+    UniqueFd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+    page_ = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd_.get(), 0);
   }
   ~StuckFile() {
     let_go();
+    if (page_ != MAP_FAILED) ::munmap(page_, kPage);
     if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
     fd_.reset();
   }
   bool works() const { return static_cast<bool>(fd_); }
   int fd() const { return fd_.get(); }
+  void* page() const { return page_; }
+  bool anybody_waits() const { return waits_; }
+  static constexpr std::size_t kPage = 4096;
   // The server ends: whoever waits for it goes on.
   void let_go() {
     if (!server_.joinable()) return;
@@ -262,17 +276,24 @@ class StuckFile {
       if (::read(device_.get(), in, sizeof in) < static_cast<ssize_t>(sizeof(fuse_in_header))) break;
       fuse_in_header head;
       std::memcpy(&head, in, sizeof head);
-      if (head.opcode == FUSE_FLUSH || head.opcode == FUSE_INTERRUPT || head.opcode == FUSE_FORGET) continue;
+      if (head.opcode == unanswered_) waits_ = true;
+      if (head.opcode == unanswered_ || head.opcode == FUSE_INTERRUPT || head.opcode == FUSE_FORGET) continue;
       fuse_init_out init{};
       init.major = FUSE_KERNEL_VERSION;
       init.minor = FUSE_KERNEL_MINOR_VERSION;
       init.max_write = 4096;
       const fuse_open_out open{};
+      fuse_attr_out attributes{};
+      attributes.attr.ino = 1;
+      attributes.attr.size = kPage;
+      attributes.attr.mode = S_IFREG | 0600;
+      attributes.attr.nlink = 1;
       fuse_out_header out{};
       out.unique = head.unique;
       iovec parts[2] = {{&out, sizeof out}, {nullptr, 0}};
       if (head.opcode == FUSE_INIT) parts[1] = {&init, sizeof init};
       else if (head.opcode == FUSE_OPEN) parts[1] = {const_cast<fuse_open_out*>(&open), sizeof open};
+      else if (head.opcode == FUSE_GETATTR) parts[1] = {&attributes, sizeof attributes};
       else if (head.opcode != FUSE_RELEASE) out.error = -ENOSYS;
       out.len = static_cast<std::uint32_t>(sizeof out + parts[1].iov_len);
       if (::writev(device_.get(), parts, 2) < 0) break;
@@ -280,6 +301,9 @@ class StuckFile {
     device_.reset();
   }
 
+  const std::uint32_t unanswered_;
+  std::atomic<bool> waits_ = false;
+  void* page_ = MAP_FAILED;
   TempDir dir_;
   std::string path_;
   UniqueFd device_, fd_, end_{::eventfd(0, EFD_CLOEXEC)};
@@ -289,7 +313,7 @@ class StuckFile {
 
 TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
   RINGBUF_NEEDS_ROOT();
-  StuckFile file;
+  StuckFile file(FUSE_FLUSH);
   if (!file.works()) GTEST_SKIP() << "needs FUSE";
   {
     Client bad(daemon.socket());
@@ -316,6 +340,55 @@ TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
     file.let_go();
     // Everything that was sent is answered in the end.
     for (unsigned i = 0; i < sent; ++i) ASSERT_EQ(bad.receive().err(), EINVAL);
+  }
+  expect_all_closed();
+}
+
+// A system call that meets a page fault which is never answered, in a thread of its own.
+class StuckCall {
+ public:
+  template <class F>
+  explicit StuckCall(F&& call)
+      : thread_([this, call] {
+          call(file_.page());
+          ended_ = true;
+        }) {
+    eventually([&] { return file_.anybody_waits() || ended_; });
+    EXPECT_FALSE(ended_) << "it is not stuck: this shows nothing";
+  }
+  ~StuckCall() {
+    file_.let_go();
+    thread_.join();
+  }
+
+ private:
+  StuckFile file_{FUSE_READ};
+  std::atomic<bool> ended_ = false;
+  std::thread thread_;
+};
+
+#define RINGBUF_NEEDS_FUSE() \
+  RINGBUF_NEEDS_ROOT();      \
+  if (!StuckFile(FUSE_READ).works()) GTEST_SKIP() << "needs FUSE"
+
+TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAnInodeThatAClientHolds) {
+  RINGBUF_NEEDS_FUSE();
+  {
+    Client bad(daemon.socket()), good(daemon.socket());
+    const auto made = bad.create();
+    const int token = made.fds.at(0).get();
+    const auto p = bad.attach(token, RINGBUF_PRODUCER), c = bad.attach(token, RINGBUF_CONSUMER);
+    const auto write_to = [](int fd) { return [fd](void* page) { (void)!::pwrite(fd, page, StuckFile::kPage, 0); }; };
+    const StuckCall on_p(write_to(p.fds.at(1).get())), on_c(write_to(c.fds.at(0).get()));
+    for (const unsigned role : {RINGBUF_PRODUCER, RINGBUF_CONSUMER, RINGBUF_OBSERVER}) {
+      const auto a = bad.attach(token, role);
+      ASSERT_EQ(a.err(), 0) << a.text;
+      EXPECT_EQ(bad.detach(a.as<ringbuf_attach_reply>().attachment).err(), 0);
+      EXPECT_EQ(good.info(token).err(), 0);
+    }
+    // The last ones of their roles: words are cleared.
+    for (const auto* a : {&p, &c}) EXPECT_EQ(bad.detach(a->as<ringbuf_attach_reply>().attachment).err(), 0);
+    EXPECT_EQ(good.create().err(), 0);
   }
   expect_all_closed();
 }

@@ -115,7 +115,7 @@ TEST(CreateRing, FilesAreSealedCloexecAndReadOnlyForOthers) {
     EXPECT_EQ(::fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     struct stat st;
     ASSERT_EQ(::fstat(fd, &st), 0);
-    EXPECT_EQ(st.st_mode & 07777, 0400u);
+    EXPECT_EQ(st.st_mode & 07777, 0600u);
   }
 }
 

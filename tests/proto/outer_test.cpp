@@ -73,7 +73,7 @@ TEST(CreateOuter, TheFileDescribesItselfAndIsEmptyAndSealed) {
   ASSERT_EQ(::fstat(fd->get(), &st), 0);
   EXPECT_EQ(static_cast<std::uint64_t>(st.st_size), outer_file_size(layout));
   EXPECT_EQ(outer_file_size(layout) % page_size(), 0u);
-  EXPECT_EQ(st.st_mode & 0777, 0400u);
+  EXPECT_EQ(st.st_mode & 0777, 0600u);
   EXPECT_EQ(::fcntl(fd->get(), F_GET_SEALS) & (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL),
             F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   ringbuf_outer_header h;
