@@ -74,6 +74,8 @@ void Session::read_next() {
 }
 
 void Session::on_readable() {
+  // Others of this uid may have sent much since the wait began, and all their sessions may have become readable at once.
+  if (!core_.closer.keeps_up(caller_.peer.uid)) return read_next();
   Frame frame;
   std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
   frame.refuse_fds = [this](std::vector<UniqueFd> fds) { core_.closer.close(caller_.peer.uid, std::move(fds)); };

@@ -344,6 +344,32 @@ TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
   expect_all_closed();
 }
 
+TEST_F(WrongFdTest, ManySessionsOfAUidHaveNoMoreOfThemOpenThanOne) {
+  RINGBUF_NEEDS_ROOT();
+  StuckFile file(FUSE_FLUSH);
+  if (!file.works()) GTEST_SKIP() << "needs FUSE";
+  {
+    std::vector<std::unique_ptr<Client>> bad;
+    for (int i = 0; i < 100; ++i) bad.push_back(std::make_unique<Client>(daemon.socket()));
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client good(daemon.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    ASSERT_EQ(good.next_id(0).err(), ENOENT);
+    const unsigned before = daemon.descriptors();
+    daemon.while_stopped([&] {
+      for (const auto& b : bad)
+        ASSERT_TRUE(b->request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, std::vector<int>(8, file.fd())));
+    });
+    for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
+    std::printf("100 sessions sent 8 descriptors each, %u are held\n", daemon.descriptors() - before);
+    EXPECT_GE(daemon.descriptors(), before + 24) << "the file is not stuck: this shows nothing";
+    EXPECT_LE(daemon.descriptors(), before + 32 + 8);
+    file.let_go();
+    for (const auto& b : bad) ASSERT_EQ(b->receive().err(), EINVAL);
+  }
+  expect_all_closed();
+}
+
 // A system call that meets a page fault which is never answered, in a thread of its own.
 class StuckCall {
  public:
