@@ -69,7 +69,9 @@ Result<void> connect_signal(int wait, int signal) {
   return added;
 }
 
-// Explicitly, because the eventfd lives on while a client has a copy. The client may have done it already.
+// Explicitly, because the eventfd lives on while a client has a copy. The client may have done it already. What the daemon before
+// has connected has another number here (ENOENT): it stays until the last copy of the eventfd is closed, and until then who has
+// left can wake the consumer.
 void disconnect_signal(int wait, int signal) { ::epoll_ctl(wait, EPOLL_CTL_DEL, signal, nullptr); }
 
 }  // namespace
@@ -143,6 +145,7 @@ Result<void> Map::join(Attachment& a) {
 Result<void> Map::connect_kick(const Attachment& a) {
   if (!kick_) {
     if (auto made = keep(kick_, make_eventfd()); !made) return made;
+    kick_is_new_ = true;
     kept_.hold(Held::Kick, kick_.get());
   }
   return connect_signal(a.event_.get(), kick_.get());
@@ -234,7 +237,8 @@ std::unique_ptr<Attachment> Map::resume(const AttachmentEntry& e, UniqueFd event
   auto a = std::make_unique<Attachment>(shared_from_this(), e.role, e.slot, holder, std::move(charge));
   a->event_ = std::move(event);
   a->kept_ = std::move(kept);
-  if (e.role == RINGBUF_CONSUMER && a->event_) (void)connect_kick(*a);  // a new one, if it was lost
+  // One that was kept is there already, and would be added once more: epoll knows files by their number, which is another now.
+  if (e.role == RINGBUF_CONSUMER && a->event_ && (!kick_ || kick_is_new_)) (void)connect_kick(*a);
   return a;
 }
 

@@ -120,8 +120,9 @@ class Map : public std::enable_shared_from_this<Map> {
     std::uint64_t since_ns = 0;
   } head_;
   void look_at_head();
-  UniqueFd kick_;  // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
-  Kept kept_;      // last: taken out of the state before its descriptors are closed
+  UniqueFd kick_;             // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
+  bool kick_is_new_ = false;  // made by this daemon
+  Kept kept_;                 // last: taken out of the state before its descriptors are closed
 };
 
 // A client's place at a map.

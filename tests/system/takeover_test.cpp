@@ -2,6 +2,8 @@
 // ringbufd --supervise is killed, again and again: the next daemon has every map, id, name, pin, reference, right, attachment and
 // unread record; who works does not notice; who died meanwhile is buried.
 #include <cstddef>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "daemon_process.hpp"
@@ -122,6 +124,31 @@ TEST_F(Takeover, AnotherProcessIsStillTheConsumer) {
   done.open();
   EXPECT_EQ(child.exit_code(), 0);
   consumer_of(map, nullptr, nullptr);
+}
+
+// In all epolls of this process.
+unsigned registrations() {
+  unsigned n = 0;
+  for (const auto& info : std::filesystem::directory_iterator("/proc/self/fdinfo")) {
+    std::ifstream file(info.path());
+    for (std::string line; std::getline(file, line);) n += line.starts_with("tfd:");
+  }
+  return n;
+}
+
+TEST_F(Takeover, RestartsAddNothingToAConsumersWait) {
+  const auto map = create_map(session, "map");
+  const auto c = consumer_of(map, nullptr, nullptr);
+  const unsigned before = registrations();
+  std::vector<MapPtr> more;  // so that descriptors have other numbers in the next daemon
+  for (int i = 1; i <= 30; ++i) {
+    more.push_back(create_map(session, "more"));
+    if (i % 7 == 0) more.erase(more.begin());
+    daemon.kill();
+    (void)info_of(map);
+  }
+  std::printf("%u registrations before 30 restarts, %u after them\n", before, registrations());
+  EXPECT_EQ(registrations(), before);
 }
 
 TEST_F(Takeover, WhoDiedMeanwhileIsBuried) {
