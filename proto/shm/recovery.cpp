@@ -56,7 +56,11 @@ void Recovery::walk_one() noexcept {
 void Recovery::finish(const char* corrupt) noexcept {
   corrupt_ = corrupt;
   stage_ = Stage::Done;
-  if (slot_ != 0 && slot_ < slot_count_) ring_.clear_need(slot_);
+  if (slot_ == 0 || slot_ >= slot_count_) return;
+  const bool waited = ring_.clear_need(slot_);
+  RINGBUF_TEST_STORED();
+  if (!waited) return;
+  ring_.forget_room_waiter();
   RINGBUF_TEST_STORED();
 }
 

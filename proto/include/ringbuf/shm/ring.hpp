@@ -191,11 +191,12 @@ class Ring {
   void set_need(std::uint32_t slot, std::uint64_t need) const {
     ref(slots_[slot].need).exchange(need, std::memory_order_seq_cst);  // S6
   }
-  // By the reaper: a dead slot's need, but not its turn, and then its share of room_waiters: killed in between, the daemon leaves
-  // the count too high, which does no harm, and never too low.
-  void clear_need(std::uint32_t slot) const {
-    const std::uint64_t need = ref(slots_[slot].need).fetch_and(~std::uint64_t{UINT32_MAX}, std::memory_order_seq_cst);  // S6
-    if ((need & UINT32_MAX) == 0) return;
+  // By the reaper: a dead slot's need, but not its turn; true: there was one, and then its share of room_waiters goes. Killed in
+  // between, the daemon leaves the count too high, which does no harm, and never too low.
+  bool clear_need(std::uint32_t slot) const {
+    return ref(slots_[slot].need).fetch_and(~std::uint64_t{UINT32_MAX}, std::memory_order_seq_cst) & UINT32_MAX;  // S6
+  }
+  void forget_room_waiter() const {
     std::uint32_t n = room_waiters();
     while (n != 0 && !ref(p_->room_waiters).compare_exchange_weak(n, n - 1, std::memory_order_seq_cst)) {  // S6
     }
