@@ -75,7 +75,9 @@ std::shared_ptr<Client> Clients::find(int lease) const {
 bool Clients::detach(Client& client, std::uint32_t attachment) {
   auto gone = client.attachments.extract(attachment);
   if (!gone) return false;
+  const std::shared_ptr<Map> map = gone.mapped()->map;
   reaper_.end(std::move(gone.mapped()));
+  reaper_.go_on(*map);
   return true;
 }
 
@@ -110,6 +112,7 @@ void Clients::bury_dead() {
     bury(client);
     return true;
   });
+  reaper_.go_on();
 }
 
 void Clients::bury(const std::shared_ptr<Client>& client) {

@@ -59,7 +59,7 @@ class Clients {
   // Gives back one whose client has gone: to be ended when all others are there again, for whom it tidies.
   std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, std::unique_ptr<Attachment> attachment);
 
-  // Becomes readable when clients have gone; bury_dead() then ends them.
+  // Becomes readable when clients have gone; bury_dead() then ends them, and gives the reaper a turn in any case.
   int hangups() const { return hangups_.fd(); }
   void bury_dead();
 

@@ -343,6 +343,7 @@ Answer<Payload> attach(const Call& call) {
     do number = ++client.last_attachment;
     while (number == 0 || client.attachments.count(number));
   }
+  call.core.reaper.go_on(*map);
   auto charge = call.table.quota().charge(Resource::Attachments, client.peer.uid);
   if (!charge) return tl::unexpected(charge.error());
   auto attached = map->attach(req->role, {client.peer.pid, client.peer.uid, client.cookie, client.same_pids}, std::move(*charge));
@@ -569,7 +570,6 @@ Answer<Payload> handle(Core& core, Caller& caller, const wire::Message& message,
   const bool greeted = caller.client != nullptr;
   core.maps.drop_dead_tokens();
   core.clients.bury_dead();
-  core.reaper.go_on();
   if (greeted && !caller.client)  // and this connection with it, whatever it asks
     return tl::unexpected(Refusal{EPIPE, "this client has closed its lease or ended", true});
   std::array<const Token*, 2> tokens{};

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <bitset>
+#include <boost/intrusive/list.hpp>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -58,6 +59,16 @@ struct MapSpec {
   }
 };
 
+// What has ended at a map and still has its place there. The reaper's, in whose queue it is then.
+struct Remains : boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>> {
+  Remains();
+  ~Remains();
+  std::unique_ptr<Attachment> first;  // linked by next_
+  Attachment* last = nullptr;
+  struct Walk;
+  std::unique_ptr<Walk> walk;  // under way
+};
+
 class Map : public std::enable_shared_from_this<Map> {
  public:
   Map(std::uint32_t map_id, MapSpec s, shm::RingMemory memory, Charge maps, Charge bytes)
@@ -81,8 +92,6 @@ class Map : public std::enable_shared_from_this<Map> {
   // The whole ring, for the reaper.
   Result<Mapping> map_memory() const;
   ringbuf_view view(const Mapping& mapping) const;
-  // For what is discarded of a dead producer.
-  Orphans orphans_of(const Holder& holder, unsigned slot) const { return {kept_, static_cast<std::uint32_t>(holder.pid), slot}; }
   // Fills in the part of `info` that tells of the dead and of who is in the way.
   void tell_who_is_in_the_way(ringbuf_map_info& info);
 
@@ -101,6 +110,7 @@ class Map : public std::enable_shared_from_this<Map> {
 
  private:
   friend class Attachment;
+  friend class Reaper;
   Answer<unsigned> free_slot() const;
   const Attachment* consumer_of_another(const Holder& holder) const;
   Result<void> join(Attachment& a);
@@ -120,6 +130,7 @@ class Map : public std::enable_shared_from_this<Map> {
     std::uint64_t since_ns = 0;
   } head_;
   void look_at_head();
+  Remains remains_;
   UniqueFd kick_;             // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
   bool kick_is_new_ = false;  // made by this daemon
   Kept kept_;                 // last: taken out of the state before its descriptors are closed
@@ -153,10 +164,7 @@ class Attachment {
   Charge charge_;
   UniqueFd event_;  // producer: the eventfd that it signals; consumer: the epoll fd that it waits on
   Kept kept_;
-  std::unique_ptr<Attachment> next_;       // the rest is the reaper's: who comes after this one,
-  Mapping memory_;                         // the ring,
-  std::optional<Orphans> orphans_;         // what it finds there,
-  std::optional<shm::Recovery> recovery_;  // and how far it has come
+  std::unique_ptr<Attachment> next_;  // who has ended after it
 };
 
 }  // namespace ringbuf::daemon

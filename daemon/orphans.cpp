@@ -8,16 +8,18 @@ constexpr std::uint64_t kWhich = 1, kAsked = 2;  // of orphan_phase
 
 }  // namespace
 
-void Orphans::before(std::uint64_t pos, std::uint64_t bytes) noexcept {
+void Orphans::before(std::uint64_t pos, std::uint64_t bytes, std::uint32_t slot) noexcept {
+  slot_ = slot;
   auto* e = map_.entry<MapEntry>();
   if (!e) return;
   const std::uint64_t which = e->orphan_phase & kWhich;
   const OrphanCount& is = e->orphans[which];
-  e->orphans[which ^ kWhich] = {is.records + 1, is.bytes + bytes, pos, pid_, slot_};
+  e->orphans[which ^ kWhich] = {is.records + 1, is.bytes + bytes, pos, dead_[slot].pid, slot};
   State::commit(e->orphan_phase, which | kAsked);
 }
 
 void Orphans::after(bool discarded) noexcept {
+  dead_[slot_].records += discarded;
   if (auto* e = map_.entry<MapEntry>()) answer(*e, discarded);
 }
 

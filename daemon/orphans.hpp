@@ -4,6 +4,8 @@
 // question whether it has touched the record, and that the record answers (Map::resume). One thread.
 #pragma once
 
+#include <array>
+
 #include "daemon/state.hpp"
 #include "shm/recovery.hpp"
 
@@ -11,10 +13,13 @@ namespace ringbuf::daemon {
 
 class Orphans final : public shm::Recovery::Witness {
  public:
-  // Of a producer's death; `map`: the map's place in the state, which outlives this.
-  Orphans(const Kept& map, std::uint32_t pid, std::uint32_t slot) : map_(map), pid_(pid), slot_(slot) {}
+  // Of one walk; `map`: the map's place in the state, which outlives this.
+  explicit Orphans(const Kept& map) : map_(map) {}
+  // The dead one that had this slot.
+  void expect(std::uint32_t slot, pid_t pid) { dead_[slot].pid = static_cast<std::uint32_t>(pid); }
+  std::uint64_t records_of(std::uint32_t slot) const { return dead_[slot].records; }
 
-  void before(std::uint64_t pos, std::uint64_t bytes) noexcept override;
+  void before(std::uint64_t pos, std::uint64_t bytes, std::uint32_t slot) noexcept override;
   void after(bool discarded) noexcept override;
 
   static const OrphanCount& of(const MapEntry& e) { return e.orphans[e.orphan_phase & 1]; }
@@ -24,7 +29,12 @@ class Orphans final : public shm::Recovery::Witness {
 
  private:
   const Kept& map_;
-  const std::uint32_t pid_, slot_;
+  struct Dead {
+    std::uint32_t pid = 0;
+    std::uint64_t records = 0;
+  };
+  std::array<Dead, RINGBUF_SLOT_COUNT> dead_{};
+  std::uint32_t slot_ = 0;  // of the record in question
 };
 
 }  // namespace ringbuf::daemon

@@ -1,21 +1,33 @@
 // SPDX-License-Identifier: MIT
 #include "shm/recovery.hpp"
 
+#include <algorithm>
+
 #ifndef RINGBUF_TEST_STORED
 #define RINGBUF_TEST_STORED()  // for a test that kills the daemon at each store
 #endif
 
 namespace ringbuf::shm {
+namespace {
+
+constexpr std::uint64_t kUnit = 64, kPage = 4096;  // of what a step costs
+
+}  // namespace
 
 bool Recovery::step(std::uint32_t budget) noexcept {
   if (stage_ == Stage::Begin) begin();
-  for (; stage_ == Stage::Walk && budget != 0; --budget) walk_one();
+  for (const std::uint64_t end = cost_ + budget; stage_ == Stage::Walk && cost_ < end;) {
+    const std::uint64_t from = pos_;
+    walk_one();
+    cost_ += std::clamp<std::uint64_t>((pos_ - from) / kUnit, 1, kPage / kUnit);
+  }
   return stage_ == Stage::Done;
 }
 
 void Recovery::begin() noexcept {
   stage_ = Stage::Walk;
-  ring_.disown_dead(slot_);
+  // One of the dead has it or none, and none gets it any more.
+  if (const std::uint64_t owner = ring_.owner() >> 32; is_dead(owner)) ring_.disown_dead(static_cast<std::uint32_t>(owner));
   RINGBUF_TEST_STORED();
   end_ = ring_.producer_pos();  // untrusted: read once; the dead reserve nothing more
   pos_ = lower_bound();         // untrusted: read once; behind end_ if everything up to there has been committed meanwhile
@@ -38,11 +50,11 @@ void Recovery::walk_one() noexcept {
   }
 #endif
   const auto len = static_cast<std::uint32_t>(header), size = len & RINGBUF_LEN_MASK;
-  const auto slot = static_cast<std::uint32_t>(header >> 32) >> RINGBUF_PG_OFF_BITS;
+  // A user ring's records name nobody: it has one producer, which is dead and has slot 1.
+  const std::uint32_t slot = user_ ? 1 : static_cast<std::uint32_t>(header >> 32) >> RINGBUF_PG_OFF_BITS;
   if (stride(size) > end_ - pos_) return finish("a record that leads beyond producer_pos");
-  // A user ring's records name nobody: it has one producer, which is dead.
-  if ((len & RINGBUF_BUSY_BIT) && (user_ || slot == slot_)) {
-    if (witness_) witness_->before(pos_, size);
+  if ((len & RINGBUF_BUSY_BIT) && (user_ || is_dead(slot))) {
+    if (witness_) witness_->before(pos_, size, slot);
     const bool discarded = ring_.discard_orphan(pos_, header);
     RINGBUF_TEST_STORED();
     if (witness_) witness_->after(discarded);
@@ -56,12 +68,14 @@ void Recovery::walk_one() noexcept {
 void Recovery::finish(const char* corrupt) noexcept {
   corrupt_ = corrupt;
   stage_ = Stage::Done;
-  if (slot_ == 0 || slot_ >= slot_count_) return;
-  const bool waited = ring_.clear_need(slot_);
-  RINGBUF_TEST_STORED();
-  if (!waited) return;
-  ring_.forget_room_waiter();
-  RINGBUF_TEST_STORED();
+  for (std::uint32_t slot = 1; slot < std::min<std::size_t>(slot_count_, dead_.size()); ++slot) {
+    if (!dead_[slot]) continue;
+    const bool waited = ring_.clear_need(slot);
+    RINGBUF_TEST_STORED();
+    if (!waited) continue;
+    ring_.forget_room_waiter();
+    RINGBUF_TEST_STORED();
+  }
 }
 
 }  // namespace ringbuf::shm

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// What a dead producer has left in a ring: the owner word, records that nobody will commit, its wait for room. The daemon runs it
-// on a mapping of its own, the consumer page read-only, beside producers and consumers at full speed. One thread at a time.
+// What dead producers have left in a ring: the owner word, records that nobody will commit, their wait for room. One walk does it
+// for all that are dead when it begins. The daemon runs it on a mapping of its own, the consumer page read-only, beside producers
+// and consumers at full speed. One thread at a time.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 
 #include "ringbuf/shm/ring.hpp"
@@ -11,24 +13,31 @@ namespace ringbuf::shm {
 
 class Recovery {
  public:
+  using Slots = std::bitset<RINGBUF_SLOT_COUNT>;
+
   // Told of each record before and after it is discarded: who is killed in between leaves behind which it was.
   struct Witness {
-    virtual void before(std::uint64_t pos, std::uint64_t bytes) noexcept = 0;
+    // `slot`: of whom it was; in a user ring, whose records name nobody, 1.
+    virtual void before(std::uint64_t pos, std::uint64_t bytes, std::uint32_t slot) noexcept = 0;
     virtual void after(bool discarded) noexcept = 0;
 
    protected:
     ~Witness() = default;
   };
 
-  // REQUIRES: 0 < slot < v.slot_count; no thread of the slot's process runs any more, and nobody else has the slot.
-  Recovery(const ringbuf_view& v, std::uint32_t slot, Witness* witness = nullptr)
-      : ring_(v), slot_(slot), user_(v.map_type == kTypeUserRingbuf), slot_count_(v.slot_count), witness_(witness) {}
+  // REQUIRES: for each slot in `dead`, 0 < slot < v.slot_count; no thread of its process runs any more, and nobody else has it.
+  Recovery(const ringbuf_view& v, const Slots& dead, Witness* witness = nullptr)
+      : ring_(v), dead_(dead), user_(v.map_type == kTypeUserRingbuf), slot_count_(v.slot_count), witness_(witness) {}
+  Recovery(const ringbuf_view& v, std::uint32_t slot, Witness* witness = nullptr) : Recovery(v, Slots().set(slot), witness) {}
 
-  // Goes on, over at most `budget` records, so that a large ring of small records holds nobody up. True when it is done: each
-  // BUSY record of the slot is a DISCARD, its need is cleared, and the owner word is not its. Then the caller wakes the consumer,
-  // which may sleep before such a record, and after that it may give the slot away. Does not block.
+  // Goes on for at most about `budget`, in units of 64 bytes: a record costs the bytes that it leads over, but at least one unit
+  // and at most a page of 4096, because no more is touched. True when it is done: each BUSY record of the slots is a DISCARD,
+  // their needs are cleared, and the owner word is none of theirs. Then the caller wakes the consumer, which may sleep before
+  // such a record, and after that it may give the slots away. Does not block.
   bool step(std::uint32_t budget) noexcept;
 
+  std::uint64_t pos() const { return pos_; }          // where it stands
+  std::uint64_t cost() const { return cost_; }        // of all steps
   std::uint64_t records() const { return records_; }  // turned into DISCARD
   std::uint64_t bytes() const { return bytes_; }      // payload bytes of these
   // Null, or why the walk ended before the end of the ring: words that no honest producer has written.
@@ -39,17 +48,18 @@ class Recovery {
   void begin() noexcept;
   void walk_one() noexcept;
   void finish(const char* corrupt) noexcept;
+  bool is_dead(std::uint64_t slot) const noexcept { return slot < dead_.size() && dead_[slot]; }
   // Nothing at or behind it is reused. A user ring has no pending_pos.
   std::uint64_t lower_bound() const noexcept { return user_ ? ring_.consumer_pos() : ring_.pending_pos(); }
 
   const Ring ring_;
-  const std::uint32_t slot_;
+  const Slots dead_;
   const bool user_;
   const std::uint32_t slot_count_;
   Witness* const witness_;
   Stage stage_ = Stage::Begin;
   std::uint64_t pos_ = 0, end_ = 0;
-  std::uint64_t records_ = 0, bytes_ = 0;
+  std::uint64_t cost_ = 0, records_ = 0, bytes_ = 0;
   const char* corrupt_ = nullptr;
 };
 

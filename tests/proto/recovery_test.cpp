@@ -151,6 +151,47 @@ TEST_F(RecoveryTest, ItsNeedAndItsShareOfTheWaitersAreTakenBack) {
   EXPECT_EQ(ring_.producer_page().room_waiters, 0u);
 }
 
+TEST_F(RecoveryTest, OneWalkIsForAllTheDead) {
+  struct Told final : Recovery::Witness {
+    void before(std::uint64_t, std::uint64_t, std::uint32_t slot) noexcept override { slots.push_back(slot); }
+    void after(bool) noexcept override {}
+    std::vector<std::uint32_t> slots;
+  } told;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_NE(dead_.reserve(8, 0), nullptr);
+    ASSERT_NE(other_.reserve(8, 0), nullptr);
+  }
+  ring_.producer_page().owner = std::uint64_t{kOther} << 32 | 1;
+  ring_.producer_page().room_waiters = 2;
+  for (const unsigned slot : {kDead, kOther}) ring_.slot(slot).need = 64;
+  Recovery r(mapping_.view(), Recovery::Slots().set(kDead).set(kOther), &told);
+  EXPECT_TRUE(r.step(UINT32_MAX));
+  EXPECT_EQ(r.records(), 4u);
+  EXPECT_EQ(told.slots, (std::vector<std::uint32_t>{kDead, kOther, kDead, kOther}));
+  EXPECT_EQ(ring_.producer_page().owner, 0u);
+  EXPECT_EQ(ring_.producer_page().room_waiters, 0u);
+  for (const unsigned slot : {kDead, kOther}) EXPECT_EQ(ring_.slot(slot).need, 0u);
+}
+
+// What a step costs is what it touches: records, or the pages that large ones lie in.
+TEST_F(RecoveryTest, AStepIsBoundedInRecordsAndInPages) {
+  const auto steps = [&](std::size_t size) {
+    TestRing ring(1 << 20, 2);
+    const Producer p = ring.producer(kOther);
+    EXPECT_NE(p.reserve(8, 0), nullptr);  // pending_pos stays there
+    const std::vector<char> data(size);
+    while (p.output(data.data(), size, 0) == 0) continue;
+    const Mapping m = ring.map(Mapping::Access::ReadOnly, Mapping::Access::ReadWrite);
+    Recovery r(m.view(), kDead);
+    unsigned n = 1;
+    while (!r.step(1024)) EXPECT_EQ(r.cost() / 1024, n++);
+    return n;
+  };
+  EXPECT_EQ(steps(0), (1u << 20) / 8 / 1024);
+  EXPECT_EQ(steps(4088), (1u << 20) / 65536);
+  EXPECT_EQ(steps(65528), 1u);
+}
+
 TEST_F(RecoveryTest, ImpossiblePositionsEndItAndAreNamed) {
   ASSERT_NE(dead_.reserve(0, 0), nullptr);
   struct {
