@@ -96,11 +96,12 @@ void Clients::resume(const ClientEntry& e, UniqueFd lease, UniqueFd pidfd, Kept 
 
 std::unique_ptr<Attachment> Clients::resume(const AttachmentEntry& e, std::unique_ptr<Attachment> attachment) {
   const auto it = clients_.find(e.client);
-  if (it == clients_.end()) return attachment;
+  if (it == clients_.end() || e.ended) return attachment;
   Client& client = *it->second;
   client.last_attachment = std::max(client.last_attachment, e.number);
-  client.attachments.emplace(e.number, std::move(attachment));
-  return nullptr;
+  // Two of one number cannot be; if they are, the second one is ended as any other.
+  client.attachments.try_emplace(e.number, std::move(attachment));
+  return attachment;
 }
 
 void Clients::bury_dead() {

@@ -56,7 +56,7 @@ class Clients {
 
   // What another daemon has left; a client without a lease has gone. Then it is taken for dead with all that it had.
   void resume(const ClientEntry& entry, UniqueFd lease, UniqueFd pidfd, Kept kept);
-  // Gives back one whose client has gone: to be ended when all others are there again, for whom it tidies.
+  // Gives back one that has ended or whose client has gone: to be ended when all others are there again, for whom it tidies.
   std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, std::unique_ptr<Attachment> attachment);
 
   // Becomes readable when clients have gone; bury_dead() then ends them, and gives the reaper a turn in any case.

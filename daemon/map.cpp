@@ -85,14 +85,21 @@ unsigned Map::count(unsigned role) const {
       std::count_if(attachments_.begin(), attachments_.end(), [&](const Attachment* a) { return a->role == role; }));
 }
 
+// By one that has ended.
+tl::unexpected<Refusal> Map::still_taken() const {
+  return refuse(EAGAIN, fmt::format("what a producer has left in {} is still being discarded; try again", label()));
+}
+
 Answer<unsigned> Map::free_slot() const {
   if (spec.ring.ring_flags & RINGBUF_F_SINGLE_PRODUCER) {
     const auto it = std::find_if(attachments_.begin(), attachments_.end(), [](auto* a) { return a->role == RINGBUF_PRODUCER; });
+    if (it != attachments_.end() && (*it)->ended()) return still_taken();
     if (it != attachments_.end())
       return refuse(EBUSY, fmt::format("{} was created for a single producer and {} is it", label(), process_of((*it)->holder)));
   }
   for (unsigned slot = 1; slot < RINGBUF_SLOT_COUNT; ++slot)
     if (!slots_[slot]) return slot;
+  if (std::any_of(attachments_.begin(), attachments_.end(), [](auto* a) { return a->slot && a->ended(); })) return still_taken();
   return refuse(EUSERS, fmt::format("{} has {} producers, as many as a map can have", label(), RINGBUF_SLOT_COUNT - 1));
 }
 
@@ -244,11 +251,16 @@ std::unique_ptr<Attachment> Map::resume(const AttachmentEntry& e, UniqueFd event
 
 Result<void> Attachment::enter(State& state, std::uint32_t number) {
   const AttachmentEntry e{holder.client, number,           map->id, role, slot, static_cast<std::uint32_t>(holder.pid),
-                          holder.uid,    holder.same_pids, 0};
+                          holder.uid,    holder.same_pids, 0,       0};
   auto kept = state.put(e, {{Held::Event, event_.get()}});
   if (!kept) return tl::unexpected(kept.error());
   kept_ = std::move(*kept);
   return {};
+}
+
+void Attachment::end() noexcept {
+  ended_ = true;
+  if (auto* entry = kept_.entry<AttachmentEntry>()) State::commit(entry->ended, 1);
 }
 
 const Attachment* Map::producer_at(std::uint32_t slot) const {

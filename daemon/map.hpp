@@ -77,7 +77,8 @@ class Map : public std::enable_shared_from_this<Map> {
       : id(map_id), spec(std::move(s)), elements_(std::move(elements)), maps_(std::move(maps)), bytes_(std::move(bytes)) {}
   Map(const Map&) = delete;
 
-  // EUSERS: no slot is free; EBUSY: the place is taken; or what the kernel says. A map of maps has observers only.
+  // EUSERS: no slot is free; EBUSY: the place is taken; EAGAIN: only until the reaper is done; or what the kernel says. A map of
+  // maps has observers only.
   Answer<std::unique_ptr<Attachment>> attach(unsigned role, const Holder& holder, Charge charge);
 
   unsigned rights_of(const Peer& peer) const { return daemon::rights_of(peer, spec.uid, spec.gid, spec.mode); }
@@ -112,6 +113,7 @@ class Map : public std::enable_shared_from_this<Map> {
   friend class Attachment;
   friend class Reaper;
   Answer<unsigned> free_slot() const;
+  tl::unexpected<Refusal> still_taken() const;
   const Attachment* consumer_of_another(const Holder& holder) const;
   Result<void> join(Attachment& a);
   Result<void> connect_kick(const Attachment& a);
@@ -145,6 +147,9 @@ class Attachment {
 
   // Before that, if the client or its attachment has ended (and not the daemon): tidies shared words and descriptors for others.
   void leave() { map->leave(*this); }
+  // Before anybody is told that it has ended, though its place is not free yet. Does not come back when the daemon does.
+  void end() noexcept;
+  bool ended() const { return ended_; }
 
   // Its entry in the state, before the client hears of it.
   Result<void> enter(State& state, std::uint32_t number);
@@ -164,6 +169,7 @@ class Attachment {
   Charge charge_;
   UniqueFd event_;  // producer: the eventfd that it signals; consumer: the epoll fd that it waits on
   Kept kept_;
+  bool ended_ = false;
   std::unique_ptr<Attachment> next_;  // who has ended after it
 };
 

@@ -16,6 +16,7 @@ constexpr std::uint64_t kLeave = 64, kOther = 4;
 }  // namespace
 
 void Reaper::end(std::unique_ptr<Attachment> attachment) noexcept {
+  attachment->end();
   Remains& at = attachment->map->remains_;
   if (attachment->role == RINGBUF_PRODUCER && at.first) {
     Attachment* const before = std::exchange(at.last, attachment.get());

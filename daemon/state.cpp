@@ -25,7 +25,7 @@ struct State::Header {
 
 namespace {
 
-constexpr std::uint64_t kMagic = 0x3230657461747372;  // "rstate02": changes with every change of an entry's meaning
+constexpr std::uint64_t kMagic = 0x3330657461747372;  // "rstate03": changes with every change of an entry's meaning
 constexpr std::uint32_t kStep = 256;                  // entries that the file grows by, at least
 
 std::uint64_t bytes_for(std::uint32_t size) { return 64 + std::uint64_t{size} * sizeof(StateEntry); }

@@ -56,6 +56,7 @@ struct AttachmentEntry {
   static constexpr Kind kKind = Kind::Attachment;
   std::uint64_t client;  // cookie
   std::uint32_t number, map, role, slot, pid, uid, same_pids, reserved;
+  std::uint64_t ended;  // not 0: only the reaper has still to do with it
 };
 
 struct StateEntry {

@@ -195,7 +195,8 @@ void* ringbuf_shard_reserve(struct ringbuf_outer* outer, enum ringbuf_shard shar
 /* ---- Producers ---------------------------------------------------------------------------------------------------------- */
 
 /** Maps the ring for producing. @return 0; -EINVAL not a ring; -EACCES; -EBUSY single-producer map that has one; -EUSERS no slot
- * left; -ENOMEM; -EDQUOT */
+ * left; -EAGAIN there is none yet: what dead producers have left in a large ring is still being discarded, try again; -ENOMEM;
+ * -EDQUOT */
 int ringbuf_producer_attach(struct ringbuf_map* map, struct ringbuf_producer** ret_producer);
 /** Reservations that are still open stay BUSY: submit or discard them first. */
 void ringbuf_producer_free(struct ringbuf_producer* producer);
