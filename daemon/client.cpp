@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "daemon/token_socket.hpp"
 
@@ -19,13 +20,14 @@ namespace {
 constexpr std::uint64_t kProcess = 1ull << 63;  // the number of a client's pidfd: that of its lease and this
 
 // The process that connected. Before Linux 6.5 by its number, which the next message, with credentials that only a process of
-// this number can send, confirms.
-UniqueFd pidfd_of(int socket, pid_t pid) {
+// this number can send, confirms. None if it has gone or cannot be seen; an error only if something is wanting.
+Result<UniqueFd> pidfd_of(int socket, pid_t pid) {
   int fd = -1;
   socklen_t size = sizeof fd;
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &size) == 0) return UniqueFd(fd);
-  if (errno != ENOPROTOOPT || pid == 0) return {};
-  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (errno == ENOPROTOOPT && pid != 0) fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+  if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) return fail_errno("watch a process");
+  return UniqueFd(fd);
 }
 
 std::uint64_t own_pid_namespace() {
@@ -43,7 +45,9 @@ Answer<Clients::Welcome> Clients::add(const Peer& peer, int socket, std::uint64_
   client->same_pids = pid_namespace != 0 && pid_namespace == own_pid_namespace();
   client->cookie = lease->cookie;
   client->lease = std::move(lease->ours);
-  client->pidfd = pidfd_of(socket, peer.pid);
+  auto pidfd = pidfd_of(socket, peer.pid);
+  if (!pidfd) return refuse(pidfd.error());
+  client->pidfd = std::move(*pidfd);
   const ClientEntry entry{client->cookie, static_cast<std::uint32_t>(peer.pid), peer.uid, peer.gid, client->same_pids};
   auto kept = state_.put(entry, {{Held::Lease, client->lease.get()}, {Held::Process, client->pidfd.get()}});
   if (!kept) return refuse(kept.error());
@@ -91,7 +95,8 @@ void Clients::resume(const ClientEntry& e, UniqueFd lease, UniqueFd pidfd, Kept 
   client->pidfd = std::move(pidfd);
   client->charge = quota_.charge_anyway(Resource::Sessions, e.uid);
   client->kept = std::move(kept);
-  if (watch(*client)) clients_.emplace(e.cookie, std::move(client));
+  if (auto watched = watch(*client); !watched) throw std::runtime_error(watched.error().text);
+  clients_.emplace(e.cookie, std::move(client));
 }
 
 std::unique_ptr<Attachment> Clients::resume(const AttachmentEntry& e, std::unique_ptr<Attachment> attachment) {

@@ -54,7 +54,8 @@ class Clients {
   // Ends one of its attachments. False: it has none of this number.
   bool detach(Client& client, std::uint32_t attachment);
 
-  // What another daemon has left; a client without a lease has gone. Then it is taken for dead with all that it had.
+  // What another daemon has left. One whose lease the keeper has lost is taken for dead, with all that it had; who has died
+  // meanwhile is buried by bury_dead(). Throws for want of something.
   void resume(const ClientEntry& entry, UniqueFd lease, UniqueFd pidfd, Kept kept);
   // Gives back one that has ended or whose client has gone: to be ended when all others are there again, for whom it tidies.
   std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, std::unique_ptr<Attachment> attachment);

@@ -2,6 +2,8 @@
 #include "daemon/map_table.hpp"
 
 #include <cstring>
+#include <stdexcept>
+#include <system_error>
 
 #include "daemon/token_socket.hpp"
 #include "wire/codec.hpp"
@@ -167,7 +169,6 @@ std::shared_ptr<Map> MapTable::find_pin(const std::string& path) const {
 // --- what another daemon has left --------------------------------------------------------------------------------------------
 
 std::shared_ptr<Map> MapTable::resume(const MapEntry& e, shm::RingMemory memory, UniqueFd kick, Kept kept) {
-  memory.layout = shm::Layout{shm::page_size(), e.max_entries};
   MapSpec spec = spec_of(e);
   auto maps = quota_.charge_anyway(Resource::Maps, e.uid),
        bytes = quota_.charge_anyway(Resource::Bytes, e.uid, memory.layout.c_size() + memory.layout.p_size());
@@ -179,7 +180,7 @@ std::shared_ptr<Map> MapTable::resume(const MapEntry& e, shm::RingMemory memory,
 std::shared_ptr<Map> MapTable::resume(const MapEntry& e, UniqueFd table, Kept kept) {
   MapSpec spec = spec_of(e);
   auto elements = ElementTable::resume(std::move(table), spec.outer(), [this](std::uint32_t id) { return find(id); });
-  if (!elements) return nullptr;
+  if (!elements) throw std::system_error(elements.error().err, std::generic_category(), "cannot take over a table");
   auto maps = quota_.charge_anyway(Resource::Maps, e.uid),
        bytes = quota_.charge_anyway(Resource::Bytes, e.uid, ElementTable::memory_size(spec.outer().layout()));
   auto map = std::make_unique<Map>(e.id, std::move(spec), std::move(*elements), std::move(maps), std::move(bytes));
@@ -189,7 +190,8 @@ std::shared_ptr<Map> MapTable::resume(const MapEntry& e, UniqueFd table, Kept ke
 
 void MapTable::resume(const TokenEntry& e, UniqueFd end, Kept kept) {
   const auto map = find(e.map);
-  if (!map || !hangups_.watch(end.get(), e.cookie)) return;
+  if (!map) return;
+  if (auto watched = hangups_.watch(end.get(), e.cookie); !watched) throw std::runtime_error(watched.error().text);
   auto charge = quota_.charge_anyway(Resource::Tokens, e.uid);
   tokens_.emplace(e.cookie, std::make_unique<Token>(map, e.rights, std::move(end), std::move(charge), std::move(kept)));
 }

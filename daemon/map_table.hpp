@@ -56,7 +56,7 @@ class MapTable {
   std::shared_ptr<Map> find(std::uint32_t id) const;  // null: there is none
   std::vector<std::shared_ptr<Map>> find_by_name(const std::string& name, const Peer& peer) const;
   std::uint32_t next_id(std::uint32_t after, const Peer& peer) const;  // 0: there is none
-  // What another daemon has left. Nothing is refused for its limits. Null: it cannot be used.
+  // What another daemon has left. Nothing is refused for its limits. Throws for want of something.
   std::shared_ptr<Map> resume(const MapEntry& entry, shm::RingMemory memory, UniqueFd kick, Kept kept);
   std::shared_ptr<Map> resume(const MapEntry& entry, UniqueFd table, Kept kept);
   void resume(const TokenEntry& entry, UniqueFd end, Kept kept);

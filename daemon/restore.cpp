@@ -2,6 +2,9 @@
 #include "daemon/restore.hpp"
 
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <system_error>
 
 namespace ringbuf::daemon {
 namespace {
@@ -38,6 +41,13 @@ class Restorer {
       if (state.at(n).kind == static_cast<std::uint64_t>(kind)) f(state.at(n), n);
   }
   UniqueFd take(Held what, std::uint32_t number) { return inherited_.take(State::name_of(what, number)); }
+  // Memory of another size cannot be what was stored: it is as good as lost.
+  static bool has_size(const UniqueFd& fd, std::uint64_t size) {
+    struct stat st {};
+    if (fd && ::fstat(fd.get(), &st) < 0)
+      throw std::system_error(errno, std::generic_category(), "cannot look at a map's memory");
+    return fd && static_cast<std::uint64_t>(st.st_size) == size;
+  }
   // An entry is taken out again by its Kept, unless that is given to the one that it describes.
   Kept kept(std::uint32_t number, std::initializer_list<std::pair<Held, const UniqueFd*>> fds) {
     std::string held;
@@ -48,15 +58,17 @@ class Restorer {
 
   void ring(const MapEntry& e, std::uint32_t n) {
     UniqueFd kick = take(Held::Kick, n);
-    shm::RingMemory memory{take(Held::Consumer, n), take(Held::Producer, n), {}};
+    const shm::Layout layout{shm::page_size(), e.max_entries};
+    shm::RingMemory memory{take(Held::Consumer, n), take(Held::Producer, n), layout};
     auto k = kept(n, {{Held::Kick, &kick}, {Held::Consumer, &memory.c}, {Held::Producer, &memory.p}});
-    if (memory.c && memory.p) maps_.push_back(core_.maps.resume(e, std::move(memory), std::move(kick), std::move(k)));
+    if (has_size(memory.c, layout.c_size()) && has_size(memory.p, layout.p_size()))
+      maps_.push_back(core_.maps.resume(e, std::move(memory), std::move(kick), std::move(k)));
   }
   void table(const MapEntry& e, std::uint32_t n) {
     UniqueFd fd = take(Held::Table, n);
     auto k = kept(n, {{Held::Table, &fd}});
-    if (!fd) return;
-    if (auto map = core_.maps.resume(e, std::move(fd), std::move(k))) maps_.push_back(std::move(map));
+    if (has_size(fd, shm::outer_file_size({e.map_type, e.key_size, e.max_entries})))
+      maps_.push_back(core_.maps.resume(e, std::move(fd), std::move(k)));
   }
   void client(const ClientEntry& e, std::uint32_t n) {
     UniqueFd lease = take(Held::Lease, n), process = take(Held::Process, n);
@@ -87,6 +99,13 @@ class Restorer {
 
 }  // namespace
 
-void restore(Core& core, Inherited& inherited) { Restorer(core, inherited).run(); }
+Answer<void> restore(Core& core, Inherited& inherited) {
+  try {
+    Restorer(core, inherited).run();
+  } catch (const std::exception& e) {
+    return refuse(EAGAIN, fmt::format("cannot take over from the daemon before: {}; all of it is kept", e.what()));
+  }
+  return {};
+}
 
 }  // namespace ringbuf::daemon

@@ -7,7 +7,8 @@
 namespace ringbuf::daemon {
 
 // Before anything else happens to `core`, which has the other's state. Takes what it needs out of `inherited`; the rest belongs
-// to nothing. What hung up or died meanwhile is dropped, and the rings of the dead are healed.
-void restore(Core& core, Inherited& inherited);
+// to nothing. What hung up or died meanwhile is dropped, and the rings of the dead are healed. Fails for want of something only;
+// then nobody may go on with `core`, whose state still has everything.
+Answer<void> restore(Core& core, Inherited& inherited);
 
 }  // namespace ringbuf::daemon

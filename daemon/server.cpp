@@ -58,9 +58,16 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
 
   auto keeper = std::make_unique<Keeper>(io, std::move(keeper_socket));
   Result<std::unique_ptr<State>> state;
-  if (UniqueFd left = inherited.take(State::kName)) state = State::adopt(*keeper, std::move(left));
+  if (UniqueFd before = inherited.take(State::kName)) {
+    // Its keeper would not learn of what changes, and yet give it to the next one.
+    if (!keeper->present()) return refuse(ENOTCONN, "cannot take over from the daemon before without the keeper that has it");
+    state = State::adopt(*keeper, std::move(before));
+  }
   if (!state) {
-    spdlog::error("cannot take over from the daemon before: cannot {}: {}", state.error().op, std::strerror(state.error().err));
+    const std::string why =
+        fmt::format("cannot take over from the daemon before: cannot {}: {}", state.error().op, std::strerror(state.error().err));
+    if (state.error().err != EPROTO) return refuse(state.error().err, why);  // the next start may be luckier
+    spdlog::error(why);
     keeper->remove(State::kName);  // or it would be the first that the next one is given
   }
   const bool taken_over = state && *state;
@@ -72,14 +79,17 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   server->listening_ = std::move(*listening);
   ensure_descriptors(config.limits);
   server->listening_.keep(*server->keeper_);
-  if (taken_over) restore(*server->core_, inherited);
-  // What is still there now is nobody's.
-  for (const std::string& name : inherited.names()) server->keeper_->remove(name);
+  if (taken_over)
+    if (auto restored = restore(*server->core_, inherited); !restored) return tl::unexpected(restored.error());
+  const auto left = inherited.names();
 
   Server* self = server.get();
   self->token_hangups_.start(std::move(watched_tokens), [self] { self->core_->maps.drop_dead_tokens(); });
   self->client_hangups_.start(std::move(watched_clients), [self] { self->core_->clients.bury_dead(); });
   self->listener_.start(std::move(self->listening_.fd), [self] { self->on_acceptable(); });
+  // Only now, when nothing can go wrong any more, is anything taken from what is kept. What is left of it is nobody's.
+  server->core_->state->serve();
+  for (const std::string& name : left) server->keeper_->remove(name);
   spdlog::info("ready, socket {}", server->path());
   server->keeper_->say(fmt::format("READY=1\nSTATUS=Serving {}", server->path()));
   return server;

@@ -48,9 +48,9 @@ Result<std::unique_ptr<State>> State::adopt(Keeper& keeper, UniqueFd file) {
   struct stat st;
   if (::fstat(file.get(), &st) < 0) return fail_errno("look at the state file");
   const std::uint64_t size = static_cast<std::uint64_t>(st.st_size);
-  if (size < bytes_for(1)) return fail(EPROTO, "read the state file");
+  if (size < bytes_for(1) || (size - bytes_for(0)) % sizeof(StateEntry) != 0) return fail(EPROTO, "read the state file");
   std::unique_ptr<State> state(new State(keeper, std::move(file)));
-  if (auto mapped = state->map(static_cast<std::uint32_t>((size - 64) / sizeof(StateEntry))); !mapped)
+  if (auto mapped = state->map(static_cast<std::uint32_t>((size - bytes_for(0)) / sizeof(StateEntry))); !mapped)
     return tl::unexpected(mapped.error());
   if (state->header()->magic != kMagic || state->header()->entry_size != sizeof(StateEntry))
     return fail(EPROTO, "read the state file");
@@ -63,6 +63,7 @@ Result<void> State::map(std::uint32_t size) {
   auto memory = FileMapping::map(file_.get(), bytes_for(size), Mapping::Access::ReadWrite);
   if (!memory) return tl::unexpected(memory.error());
   free_.reserve(size);
+  if (phase_ == Phase::Starting) gone_.reserve(size);
   memory_ = std::move(*memory);
   entries_ = reinterpret_cast<StateEntry*>(static_cast<unsigned char*>(memory_.base()) + sizeof(Header));
   for (std::uint32_t i = size; i-- > size_;)
@@ -107,8 +108,14 @@ Result<Kept> State::put_bytes(Kind kind, const void* body, std::size_t size, std
   return Kept(*this, number, std::move(held));
 }
 
-void State::take_out(std::uint32_t number, std::string_view held) {
-  if (abandoned_) return;
+void State::serve() noexcept {
+  phase_ = Phase::Serving;
+  for (auto& [number, held] : std::exchange(gone_, {})) take_out(number, std::move(held));
+}
+
+void State::take_out(std::uint32_t number, std::string held) noexcept {
+  if (phase_ == Phase::Abandoned) return;
+  if (phase_ == Phase::Starting) return void(gone_.emplace_back(number, std::move(held)));
   commit(entries_[number].kind, static_cast<std::uint64_t>(Kind::Free));
   for (const char what : held) keeper_.remove(name_of(static_cast<Held>(what), number));
   free_.push_back(number);
@@ -118,7 +125,7 @@ std::uint32_t State::last_map_id() const { return static_cast<std::uint32_t>(hea
 void State::set_last_map_id(std::uint32_t id) { commit(header()->last_map_id, id); }
 
 Kept::~Kept() {
-  if (state_) state_->take_out(number_, held_);
+  if (state_) state_->take_out(number_, std::move(held_));
 }
 
 void Kept::hold(Held what, int fd) {

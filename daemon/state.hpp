@@ -8,7 +8,6 @@
 #include <initializer_list>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -116,7 +115,7 @@ class State {
 
   // An empty one. ENOMEM, EMFILE.
   static Result<std::unique_ptr<State>> create(Keeper& keeper);
-  // What another daemon has left. EPROTO: of another build version.
+  // What another daemon has left. EPROTO: of another build version, or one that nobody may go on with. ENOMEM.
   static Result<std::unique_ptr<State>> adopt(Keeper& keeper, UniqueFd file);
   State(const State&) = delete;
 
@@ -125,8 +124,11 @@ class State {
     static_assert(sizeof(T) <= sizeof(StateEntry) - sizeof(StateEntry::kind));
     return put_bytes(T::kKind, &entry, sizeof entry, fds);
   }
+  // The daemon is ready. What has gone since it began is taken out now, and from now on at once; before, nothing is, so that a
+  // start that fails half-way leaves everything to the next one.
+  void serve() noexcept;
   // The daemon leaves and the next one is to find everything: nothing is taken out any more.
-  void abandon() { abandoned_ = true; }
+  void abandon() { phase_ = Phase::Abandoned; }
 
   // One word of it, after all that was written before: the stores of a process that is killed are there in its order.
   static void commit(std::uint64_t& word, std::uint64_t value) noexcept;
@@ -144,7 +146,7 @@ class State {
   State(Keeper& keeper, UniqueFd file) : keeper_(keeper), file_(std::move(file)) {}
   Result<void> map(std::uint32_t size);
   Result<Kept> put_bytes(Kind kind, const void* body, std::size_t size, std::initializer_list<std::pair<Held, int>> fds);
-  void take_out(std::uint32_t number, std::string_view held);
+  void take_out(std::uint32_t number, std::string held) noexcept;
   Header* header() const { return static_cast<Header*>(memory_.base()); }
 
   Keeper& keeper_;
@@ -153,7 +155,8 @@ class State {
   StateEntry* entries_ = nullptr;
   std::uint32_t size_ = 0;
   std::vector<std::uint32_t> free_;  // taken from the end
-  bool abandoned_ = false;
+  enum class Phase { Starting, Serving, Abandoned } phase_ = Phase::Starting;
+  std::vector<std::pair<std::uint32_t, std::string>> gone_;  // while starting
 };
 
 template <class T>

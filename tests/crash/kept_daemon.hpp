@@ -79,6 +79,21 @@ class KeptDaemon {
     ::ptrace(PTRACE_SETOPTIONS, pid_, 0, kOptions);
     return follow(nth, false);
   }
+  // With the nth call of main() failing (fault/tracer.hpp); killed as soon as it is ready. False: it has ended before.
+  template <class Tracer, class Trouble>
+  bool start_failing(Tracer& tracer, unsigned nth, Trouble trouble) {
+    launch(Start::Traced);
+    tracer.follow(pid_, [&, begun = false](long nr, const std::uint64_t* args) mutable {
+      hear();
+      if (ready_) ::kill(pid_, SIGKILL);
+      if (begun || nr != SYS_fcntl || args[0] != 0 || args[1] != F_GETFD) return;
+      begun = true;
+      tracer.fail(nth, trouble);
+    });
+    pid_ = -1;
+    hear();
+    return ready_;
+  }
   // f() makes it busy, which is no more than to send something. Killed at the nth stop since, or by itself: true.
   template <class F>
   bool kill_while(F&& f, unsigned nth) {

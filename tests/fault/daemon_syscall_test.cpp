@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 // ringbufd while the kernel says no: each system call of each request fails once, for want of something or because it was
 // interrupted. The client gets an errno with a sentence, or loses its session; nothing is left of it; others are served as
-// before. Likewise for the daemon's start and end.
+// before. Likewise for the daemon's start and end, and for its start with what another one has left.
 #include <gtest/gtest.h>
 
 #include <csignal>
 #include <filesystem>
 #include <thread>
 
+#include "crash/kept_world.hpp"
 #include "daemon/harness.hpp"
 #include "fault/tracer.hpp"
 
@@ -250,6 +251,43 @@ TEST_P(DaemonSyscalls, EachOfStartFails) {
     }
   }
   std::printf("start: %u calls, %u times it did not start\n", nth - 2, ended);
+}
+
+// A start that fails takes nothing away: the next one finds all that was kept, and nobody who lives is taken for dead.
+TEST_P(DaemonSyscalls, EachOfTakingOverFails) {
+  KeptWorld world;
+  Client other(world.socket());
+  const Reply map = other.create(Client::spec(4096, "open"));
+  const Attached producer(other.attach(KeptWorld::fd(map), RINGBUF_PRODUCER), RINGBUF_PRODUCER);
+  const Attached consumer(other.attach(KeptWorld::fd(map), RINGBUF_CONSUMER), RINGBUF_CONSUMER);
+  EXPECT_NE(producer.producer->reserve(8, 0), nullptr);
+  world.daemon.kill();  // as all the others
+  world.restart({&*world.good, &other});
+  const std::string room = world.room(), at_rest = world.snapshot();
+  Tracer tracer;
+  unsigned ended = 0, nth = 1;
+  for (bool failed = true; failed && !HasFailure(); ++nth) {
+    world.daemon.kill();
+    const bool ready = world.daemon.start_failing(tracer, nth, GetParam());
+    const long call = tracer.stop();
+    failed = call >= 0;
+    SCOPED_TRACE(fmt::format("{}: call {}, {}", nth, call, world.daemon.said()));
+    if (!ready) {
+      ++ended;
+      EXPECT_TRUE(failed);
+      EXPECT_NE(world.daemon.said(), "") << "it says why";
+    }
+    world.restart({&*world.good, &other});
+    if (HasFatalFailure()) return;
+    const auto info = other.info(KeptWorld::fd(map)).as<ringbuf_map_info>();
+    EXPECT_EQ(info.orphan_records, 0u) << "the open record of one who lives was discarded";
+    EXPECT_EQ(info.producers, 1u);
+    EXPECT_EQ(info.consumers, 1u);
+    EXPECT_EQ(world.snapshot(), at_rest);
+    world.is_sound();
+  }
+  EXPECT_EQ(world.room(), room);
+  std::printf("take over: %u calls, %u times it did not start\n", nth - 2, ended);
 }
 
 TEST_P(DaemonSyscalls, EachOfStopFails) {
