@@ -45,6 +45,7 @@ class Supervisor {
   void on_signals();
   void reload();
   void on_wire();
+  void give_up(int err);
   void on_message(Frame& frame, bool lost_descriptor);
   void keep(const std::string& name, std::vector<UniqueFd>& fds, bool lost_descriptor);
   void on_ready();
@@ -194,9 +195,18 @@ void Supervisor::on_wire() {
     const int err = received ? 0 : received.error().err;
     if (err == EAGAIN) return;
     if (err == EPROTO || err == EMSGSIZE) continue;  // nothing that a Keeper says
-    if ((err != 0 && err != EMFILE) || (received && !*received)) return wire_.reset();
+    if (received && !*received) return wire_.reset();
+    if (err != 0 && err != EMFILE) return give_up(err);
     on_message(frame, err == EMFILE);
   }
+}
+
+// What this daemon goes on to say would not be heard, so what is kept is not what it has, and nothing for the next one.
+void Supervisor::give_up(int err) {
+  spdlog::error("cannot hear ringbufd, pid {}: {}; killing it, and what it served is lost", child_, std::strerror(err));
+  wire_.reset();
+  kept_.clear();
+  if (child_ > 0) ::kill(child_, SIGKILL);
 }
 
 void Supervisor::on_message(Frame& frame, bool lost_descriptor) {
