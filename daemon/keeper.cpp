@@ -117,6 +117,7 @@ void Keeper::lose(int err) {
   spdlog::error("the keeper of this daemon's descriptors is gone ({}); what it served would be lost with it", std::strerror(err));
   boost::system::error_code ignored;
   socket_.close(ignored);
+  if (const auto f = std::exchange(when_lost_, nullptr)) f();
   std::erase_if(queue_, [](const auto& entry) { return std::holds_alternative<Message>(entry); });
   flush();
 }

@@ -38,6 +38,10 @@ class Keeper {
   // Calls f when all that was queued before has been sent: at once if nothing is queued, else from the io_context.
   void when_sent(std::function<void()> f);
 
+  // f() once, as soon as the keeper is found to be gone: nothing that was said last need have arrived. Null: nothing.
+  void when_lost(std::function<void()> f) { when_lost_ = std::move(f); }
+  bool all_sent() const { return queue_.empty(); }
+
   // The daemon ends and another will take over what is kept: from now on nothing is stored, removed or said, and what waits to be
   // sent or called is dropped. Destructors can go on as ever.
   void abandon();
@@ -60,6 +64,7 @@ class Keeper {
   boost::asio::posix::stream_descriptor socket_;
   boost::asio::steady_timer retry_;  // runs only when the kernel has no room for more descriptors in flight
   std::deque<std::variant<Message, std::function<void()>>> queue_;
+  std::function<void()> when_lost_;
   bool abandoned_ = false;
   std::shared_ptr<char> alive_ = std::make_shared<char>();
 };

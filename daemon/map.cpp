@@ -153,7 +153,7 @@ Result<void> Map::connect_kick(const Attachment& a) {
   if (!kick_) {
     if (auto made = keep(kick_, make_eventfd()); !made) return made;
     kick_is_new_ = true;
-    kept_.hold(Held::Kick, kick_.get());
+    (void)kept_.hold(Held::Kick, kick_.get());  // if not, the next daemon makes another
   }
   return connect_signal(a.event_.get(), kick_.get());
 }

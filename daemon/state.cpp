@@ -32,6 +32,14 @@ std::uint64_t bytes_for(std::uint32_t size) { return 64 + std::uint64_t{size} * 
 
 }  // namespace
 
+// A keeper that is gone may have what it was given, but is told no more: what changes here would no longer be what it has, and
+// numbers that are used again would stand for other descriptors. So nobody may go on with it.
+State::State(Keeper& keeper, UniqueFd file) : keeper_(keeper), file_(std::move(file)) {
+  keeper_.when_lost([this] {
+    if (memory_.base()) commit(header()->magic, 0);
+  });
+}
+
 Result<std::unique_ptr<State>> State::create(Keeper& keeper) {
   static_assert(sizeof(Header) == 64);
   UniqueFd file(::memfd_create("ringbufd:state", MFD_CLOEXEC));
@@ -40,7 +48,7 @@ Result<std::unique_ptr<State>> State::create(Keeper& keeper) {
   if (auto mapped = state->map(kStep); !mapped) return tl::unexpected(mapped.error());
   state->header()->entry_size = sizeof(StateEntry);
   commit(state->header()->magic, kMagic);
-  keeper.store(kName, state->file_.get());
+  if (!keeper.store(kName, state->file_.get())) return fail(EMFILE, "have the state kept");
   return state;
 }
 
@@ -63,6 +71,7 @@ Result<void> State::map(std::uint32_t size) {
   auto memory = FileMapping::map(file_.get(), bytes_for(size), Mapping::Access::ReadWrite);
   if (!memory) return tl::unexpected(memory.error());
   free_.reserve(size);
+  freed_.reserve(size);
   if (phase_ == Phase::Starting) gone_.reserve(size);
   memory_ = std::move(*memory);
   entries_ = reinterpret_cast<StateEntry*>(static_cast<unsigned char*>(memory_.base()) + sizeof(Header));
@@ -89,23 +98,20 @@ std::string State::name_of(Held what, std::uint32_t number) {
 }
 
 Result<Kept> State::put_bytes(Kind kind, const void* body, std::size_t size, std::initializer_list<std::pair<Held, int>> fds) {
+  // A number means one thing to the keeper until it has been told that this is over.
+  if (keeper_.all_sent()) free_.insert(free_.end(), freed_.begin(), freed_.end()), freed_.clear();
   if (free_.empty())
     if (auto mapped = map(size_ + std::max(kStep, size_ / 2)); !mapped) return tl::unexpected(mapped.error());
   const std::uint32_t number = free_.back();
-  std::string held;
-  for (const auto& [what, fd] : fds) {
-    if (fd < 0) continue;
-    held += static_cast<char>(what);
-    if (keeper_.store(name_of(what, number), fd)) continue;
-    for (const char given : held) keeper_.remove(name_of(static_cast<Held>(given), number));
-    return fail(EMFILE, "have a descriptor kept");
-  }
   free_.pop_back();
+  Kept kept(*this, number, {});  // if anything goes wrong, what was stored is taken back
+  for (const auto& [what, fd] : fds)
+    if (fd >= 0 && !kept.hold(what, fd)) return fail(EMFILE, "have a descriptor kept");
   StateEntry& entry = entries_[number];
   std::memcpy(&entry.map, body, size);
   RINGBUF_TEST_STORED();
   commit(entry.kind, static_cast<std::uint64_t>(kind));
-  return Kept(*this, number, std::move(held));
+  return kept;
 }
 
 void State::serve() noexcept {
@@ -118,7 +124,7 @@ void State::take_out(std::uint32_t number, std::string held) noexcept {
   if (phase_ == Phase::Starting) return void(gone_.emplace_back(number, std::move(held)));
   commit(entries_[number].kind, static_cast<std::uint64_t>(Kind::Free));
   for (const char what : held) keeper_.remove(name_of(static_cast<Held>(what), number));
-  free_.push_back(number);
+  freed_.push_back(number);
 }
 
 std::uint32_t State::last_map_id() const { return static_cast<std::uint32_t>(header()->last_map_id); }
@@ -128,10 +134,10 @@ Kept::~Kept() {
   if (state_) state_->take_out(number_, std::move(held_));
 }
 
-void Kept::hold(Held what, int fd) {
-  if (!state_ || held_.find(static_cast<char>(what)) != held_.npos) return;
-  state_->keeper_.store(State::name_of(what, number_), fd);
-  held_ += static_cast<char>(what);
+bool Kept::hold(Held what, int fd) {
+  if (!state_ || held_.find(static_cast<char>(what)) != held_.npos) return true;
+  held_ += static_cast<char>(what);  // before it is stored: a name too many can be removed
+  return state_->keeper_.store(State::name_of(what, number_), fd);
 }
 
 }  // namespace ringbuf::daemon

@@ -101,7 +101,8 @@ class Kept {
   // To be changed by State::commit(), and what that makes count before it.
   template <class T>
   T* entry() const;
-  void hold(Held what, int fd);
+  // False: it will not be kept, which the log says. What there is again without it may be used all the same.
+  bool hold(Held what, int fd);
 
  private:
   State* state_ = nullptr;
@@ -118,6 +119,7 @@ class State {
   // What another daemon has left. EPROTO: of another build version, or one that nobody may go on with. ENOMEM.
   static Result<std::unique_ptr<State>> adopt(Keeper& keeper, UniqueFd file);
   State(const State&) = delete;
+  ~State() { keeper_.when_lost(nullptr); }
 
   template <class T>
   Result<Kept> put(const T& entry, std::initializer_list<std::pair<Held, int>> fds) {
@@ -143,7 +145,7 @@ class State {
  private:
   friend class Kept;
   struct Header;
-  State(Keeper& keeper, UniqueFd file) : keeper_(keeper), file_(std::move(file)) {}
+  State(Keeper& keeper, UniqueFd file);
   Result<void> map(std::uint32_t size);
   Result<Kept> put_bytes(Kind kind, const void* body, std::size_t size, std::initializer_list<std::pair<Held, int>> fds);
   void take_out(std::uint32_t number, std::string held) noexcept;
@@ -154,7 +156,8 @@ class State {
   FileMapping memory_;
   StateEntry* entries_ = nullptr;
   std::uint32_t size_ = 0;
-  std::vector<std::uint32_t> free_;  // taken from the end
+  std::vector<std::uint32_t> free_;   // taken from the end
+  std::vector<std::uint32_t> freed_;  // the keeper may still have what these held
   enum class Phase { Starting, Serving, Abandoned } phase_ = Phase::Starting;
   std::vector<std::pair<std::uint32_t, std::string>> gone_;  // while starting
 };

@@ -181,6 +181,49 @@ TEST(DaemonLost, AnyOneEntryOfTheState) {
   EXPECT_GT(lost, 15u);
 }
 
+// What was stored under the name is not what the entry speaks of.
+TEST(DaemonLost, MemoryOfAnotherSize) {
+  unsigned n = 0;
+  for (std::size_t i = 0, all = 1; i < all && !::testing::Test::HasFailure(); ++i) {
+    Scene scene;
+    KeptDaemon& daemon = scene.world.daemon;
+    scene.producer.producer->ring().add_room_waiter();
+    daemon.rest();
+    daemon.kill();
+    all = daemon.store.size();
+    auto& [name, fd] = daemon.store[i];
+    SCOPED_TRACE(name);
+    if (name == "lock" || (name[0] != 'c' && name[0] != 'p' && name[0] != 'o')) continue;
+    ++n;
+    fd.reset(::memfd_create("another", MFD_CLOEXEC));
+    ASSERT_EQ(::ftruncate(fd.get(), 1 << 20), 0);
+    const auto state = scene.world.state();
+    for (std::uint32_t entry = 0; entry < state.size(); ++entry)
+      if (State::name_of(static_cast<Held>(name[0]), entry) == name) scene.lose(state, state[entry], false);
+    scene.check();
+  }
+  std::printf("%u memory files\n", n);
+  EXPECT_EQ(n, 6u);
+}
+
+// The daemon lives and its keeper hears no more of what it does: what it has is not what there is.
+TEST(DaemonLost, TheKeeperItself) {
+  Scene scene;
+  KeptDaemon& daemon = scene.world.daemon;
+  daemon.hang_up();
+  for (int i = 0; i < 3; ++i) {
+    Reply map = scene.world.make(27, 8192, "later");
+    EXPECT_EQ(map.err(), 0) << map.text;
+  }
+  daemon.kill();
+  ASSERT_TRUE(daemon.start()) << daemon.said();
+  EXPECT_NE(daemon.said().find("cannot take over from the daemon before"), std::string::npos) << daemon.said();
+  scene.world.is_consistent();
+  EXPECT_EQ(daemon.store.size(), 3u);  // listener, lock, state
+  Client next(scene.world.socket());
+  EXPECT_EQ(next.next_id(0).err(), ENOENT);
+}
+
 // Another build's state: it begins with nothing, says so, and nothing of before is kept. And it is the new state that the next
 // one is given.
 TEST(DaemonLost, AStateThatItCannotRead) {

@@ -108,6 +108,8 @@ class KeptDaemon {
     follow(kNever, true);
     hear();
   }
+  // Hears nothing more of this one, but has what it has.
+  void hang_up() { wire_.reset(); }
   void kill() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGKILL);
