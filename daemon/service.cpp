@@ -35,13 +35,13 @@ class Service {
       spdlog::critical("cannot watch for signals: {}", std::strerror(errno));
       return 1;
     }
+    signals_.start(std::move(signals), [this] { on_signal(); });  // what may fail is done before READY=1
     auto server = Server::start(io_, options_.server, keeper_from_environment(), Inherited::from_environment());
     if (!server) {
       spdlog::critical(server.error().text);
       return 1;
     }
     server_ = std::move(*server);
-    signals_.start(std::move(signals), [this] { on_signal(); });
     if (watchdog_.count() > 0) next_ping();
     io_.run();
     return 0;
