@@ -446,6 +446,39 @@ TEST_P(DaemonWalk, Death) {
               big.fds.clear();
             },
         .answered = false});
+  // What was answered stays so, although the search goes on for long after that.
+  walk("detach in a large ring",
+       {.prepare =
+            [&] {
+              big = world.good->create(Client::spec(4 << 20));
+              token(big);
+              dead.emplace(victim->call(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_PRODUCER, 77}, {KeptWorld::fd(tokens[0])}),
+                           RINGBUF_PRODUCER);
+              tokens.clear();
+              reader.emplace(world.good->call(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_CONSUMER, 71}, {KeptWorld::fd(big)}),
+                             RINGBUF_CONSUMER);
+              EXPECT_NE(dead->producer->reserve(8, 0), nullptr);
+              for (int i = 0; i < 150000; ++i) dead->producer->output("behind", 6, 0);
+              EXPECT_NE(dead->producer->reserve(8, 0), nullptr);
+            },
+        .act =
+            [&] {
+              victim->request(RINGBUF_DETACH, ringbuf_detach_req{77, 0});
+            },
+        .check =
+            [&](const Reply& r) {
+              dead.reset();
+              const int left = victim->detach(77).err();
+              EXPECT_TRUE(left == ENOENT || (left == 0 && r.err() != 0)) << left;
+              const auto now = [&] { return world.good->info(KeptWorld::fd(big)).as<ringbuf_map_info>(); };
+              world.daemon.rest();
+              EXPECT_EQ(now().producers, 0u);
+              EXPECT_EQ(now().orphan_records, 2u);
+              EXPECT_EQ(reader->consume().size(), 150000u);
+              reader.reset();
+              EXPECT_EQ(world.good->detach(71).err(), 0);
+              big.fds.clear();
+            }});
   // Killed between the dead one's need and its share of the count.
   EXPECT_EQ(once_too_many, GetParam() == Step::Store ? 1 : 0);
 }
