@@ -227,6 +227,30 @@ TEST_F(LeaseTest, WhoIsInTheWayIsNamed) {
   EXPECT_EQ(info().head_slot, 0u);
 }
 
+TEST_F(LeaseTest, TheSuccessorOfASingleProducerComesWhenItIsBuried) {
+  auto spec = Client::spec(16 << 20, "large");
+  spec.ring_flags = RINGBUF_F_SINGLE_PRODUCER;
+  const auto large = owner.create(spec);
+  const int fd = large.fds.at(0).get();
+  const auto p = owner.attach(fd, RINGBUF_PRODUCER);
+  {
+    const Attached a(p);
+    EXPECT_NE(a.producer.reserve(8, 0), nullptr);
+    for (int i = 0; i < 600'000; ++i) ASSERT_EQ(a.producer.output("behind", 6, 0), 0);
+  }
+  daemon.while_paused([&] {
+    owner.request(RINGBUF_DETACH, ringbuf_detach_req{p.as<ringbuf_attach_reply>().attachment, 0});
+    owner.request(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_PRODUCER, 0}, {fd});
+  });
+  EXPECT_EQ(owner.receive().err(), 0);
+  Reply next = owner.receive();
+  EXPECT_EQ(next.err(), EAGAIN) << "it is buried already: this shows nothing";
+  while (next.err() == EAGAIN) next = owner.attach(fd, RINGBUF_PRODUCER);
+  EXPECT_EQ(next.err(), 0) << next.text;
+  EXPECT_EQ(owner.info(fd).as<ringbuf_map_info>().orphan_records, 1u);
+  EXPECT_EQ(owner.attach(fd, RINGBUF_PRODUCER).err(), EBUSY);
+}
+
 // Without FOREIGN: the kernel has missed it, as it does if a thread that is not the first one of its process calls exec.
 TEST_F(LeaseTest, WhoIsInsideReserveIsNamedAndFreedWithItsSlot) {
   for (const std::uint64_t foreign : {std::uint64_t{RINGBUF_OWNER_FOREIGN}, std::uint64_t{0}}) {
