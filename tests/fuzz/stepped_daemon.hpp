@@ -28,9 +28,10 @@ inline std::set<int> open_fds() {
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) fds.insert(std::stoi(entry.path().filename()));
   return fds;
 }
-inline void require_only(const std::set<int>& before) {
-  // The daemon has threads that close what a client has sent.
-  for (int looks = 0; looks < 10'000 && open_fds() != before; ++looks) std::this_thread::yield();
+// The daemon has threads that close what a client has sent; `work` is what it then does.
+template <class F>
+void require_only(const std::set<int>& before, F&& work) {
+  for (int looks = 0; looks < 10'000 && open_fds() != before; ++looks) work(), std::this_thread::yield();
   const auto now = open_fds();
   if (now == before) return;
   for (const int fd : now) {
