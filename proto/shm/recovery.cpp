@@ -6,6 +6,9 @@
 #ifndef RINGBUF_TEST_STORED
 #define RINGBUF_TEST_STORED()  // for a test that kills the daemon at each store
 #endif
+#ifndef RINGBUF_TEST_BEFORE
+#define RINGBUF_TEST_BEFORE(r, ring, pos)  // for a test that passes the walk by before R1, R2, R3 of docs/memory-ordering.md
+#endif
 
 namespace ringbuf::shm {
 namespace {
@@ -39,8 +42,10 @@ void Recovery::begin() noexcept {
 // at after the header, so the header was one when it was read; and if that is a BUSY one of the dead, nobody changes it any more,
 // so the bound stays and the exchange meets what was read.
 void Recovery::walk_one() noexcept {
+  RINGBUF_TEST_BEFORE(1, ring_, pos_);
   const std::uint64_t header = ring_.header_word(pos_);  // untrusted: read once
 #if !defined(RINGBUF_TEST_WEAKEN_REAPER)
+  RINGBUF_TEST_BEFORE(2, ring_, pos_);
   const std::uint64_t bound = lower_bound();  // untrusted: read once
   if (Ring::is_before(pos_, bound)) {
     if (!Ring::is_before(bound, end_)) return finish(nullptr);
@@ -49,6 +54,7 @@ void Recovery::walk_one() noexcept {
     return;
   }
 #endif
+  RINGBUF_TEST_BEFORE(3, ring_, pos_);
   const auto len = static_cast<std::uint32_t>(header), size = len & RINGBUF_LEN_MASK;
   // A user ring's records name nobody: it has one producer, which is dead and has slot 1.
   const std::uint32_t slot = user_ ? 1 : static_cast<std::uint32_t>(header >> 32) >> RINGBUF_PG_OFF_BITS;
