@@ -94,7 +94,7 @@ void ElementTable::update(std::string_view key, std::shared_ptr<Map> inner, unsi
 
 const Element* ElementTable::find(std::string_view key) const {
   if (layout().hash()) {
-    const auto it = hash_.find(std::string(key));
+    const auto it = hash_.find(key);
     return it == hash_.end() ? nullptr : &it->second.element;
   }
   const std::uint32_t index = index_of(key);
@@ -113,7 +113,7 @@ Answer<void> ElementTable::erase(std::string_view key) {
     RINGBUF_TEST_STORED();
     return {};
   }
-  const auto it = hash_.find(std::string(key));
+  const auto it = hash_.find(key);
   if (it == hash_.end()) return refuse(ENOENT, "there is no map at this key");
   const auto gone = hash_.extract(it);
   --in_use_;
@@ -128,7 +128,7 @@ std::optional<std::string> ElementTable::next_key(std::optional<std::string_view
     if (index == layout().max_entries - 1) return std::nullopt;
     return key_of(index + 1);
   }
-  auto it = key ? hash_.find(std::string(*key)) : hash_.end();
+  auto it = key ? hash_.find(*key) : hash_.end();
   if (it == hash_.end()) it = hash_.begin();
   else ++it;
   if (it == hash_.end()) return std::nullopt;
@@ -193,8 +193,10 @@ Result<std::unique_ptr<ElementTable>> ElementTable::resume(UniqueFd fd, const sh
   return table;
 }
 
+// Once through the slots: with keys that all begin at one of them, following each search would take seconds.
 void ElementTable::resume_elements(const Find& find) {
   const std::uint32_t slots = layout().slots();
+  std::uint32_t passing = 0;  // searches; those that come round pass the first slot too
   for (std::uint32_t slot = 0; slot < slots; ++slot) {
     const std::uint64_t word = words_.at(slot);
     auto inner = shm::element_id(word) ? find(shm::element_id(word)) : nullptr;
@@ -206,10 +208,14 @@ void ElementTable::resume_elements(const Find& find) {
       continue;
     }
     const std::string key(static_cast<const char*>(words_.key_at(slot)), layout().key_size);
-    for (std::uint32_t i = home(key); i != slot; i = next(i)) ++slots_[i].passed;
+    const std::uint32_t begin = home(key);
+    ++slots_[begin].passed;  // so far, by how many more than the slot before
+    --slots_[slot].passed;
+    if (begin > slot) ++passing;
     slots_[slot].in_use = true;
     hash_.emplace(key, HashElement{std::move(element), slot});
   }
+  for (Slot& slot : slots_) slot.passed = passing += slot.passed;
   // The rest as if it had been deleted in the usual way, also what was half deleted.
   for (std::uint32_t slot = 0; slot < slots; ++slot) {
     const std::uint64_t word = words_.at(slot);

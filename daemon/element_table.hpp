@@ -4,11 +4,11 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "base/mapping.hpp"
@@ -61,7 +61,7 @@ class ElementTable {
   const shm::OuterLayout& layout() const { return words_.layout(); }
   // What a table costs when it is full: its file, and what the daemon keeps beside it.
   static std::uint64_t memory_size(const shm::OuterLayout& layout) {
-    constexpr std::uint64_t kNode = 4 * sizeof(void*);  // of a hash table's entry, and its key's allocation
+    constexpr std::uint64_t kNode = 5 * sizeof(void*);  // of a tree's node, and its key's allocation
     const std::uint64_t kept =
         layout.hash() ? layout.slots() * sizeof(Slot) + std::uint64_t{layout.max_entries} *
                                                             (sizeof(HashElement) + sizeof(std::string) + kNode + layout.key_size)
@@ -98,9 +98,9 @@ class ElementTable {
   FileMapping memory_;  // nobody else can write it
   shm::Elements words_;
   std::uint32_t in_use_ = 0;
-  std::vector<Element> array_;                         // arrays: by index
-  std::unordered_map<std::string, HashElement> hash_;  // hashes
-  std::vector<Slot> slots_;                            // hashes: the table's
+  std::vector<Element> array_;                            // arrays: by index
+  std::map<std::string, HashElement, std::less<>> hash_;  // hashes; a tree: whoever chooses the keys cannot make it slow
+  std::vector<Slot> slots_;                               // hashes: the table's
 };
 
 }  // namespace ringbuf::daemon
