@@ -14,7 +14,9 @@ thread_local bool and_later = false;
 bool fails() {
   if (fails_at == 0) return false;
   ++allocations;
-  return allocations == fails_at || (and_later && allocations > fails_at);
+  const bool fails = allocations == fails_at || (and_later && allocations > fails_at);
+  if (fails && ringbuf::test::on_failed_allocation) ringbuf::test::on_failed_allocation();
+  return fails;
 }
 
 void* allocate(std::size_t size, std::size_t align = 0) {
@@ -30,6 +32,8 @@ void* allocate_or_throw(std::size_t size, std::size_t align = 0) {
 }  // namespace
 
 namespace ringbuf::test {
+
+void (*on_failed_allocation)() = nullptr;
 
 void fail_allocation(unsigned nth, Fails how) {
   allocations = 0;

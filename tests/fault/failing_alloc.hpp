@@ -11,6 +11,8 @@ enum class Fails { Once, FromThenOn };
 
 // The nth allocation of this thread from now on fails (1 is the next one).
 void fail_allocation(unsigned nth, Fails how);
+// Called at each that fails; allocates nothing.
+extern void (*on_failed_allocation)();
 // How many there were meanwhile; none fails any more.
 unsigned stop_failing();
 
