@@ -175,6 +175,57 @@ TEST_F(Service, WhoConnectsWhileItIsDeadIsAnsweredByTheNext) {
   EXPECT_EQ(after.st_ino, before.st_ino) << "not bound again";
 }
 
+// The manager's store is all that the next one has.
+TEST_F(Service, WhoIsKilledIsFollowedByOneThatHasEverything) {
+  start();
+  ASSERT_EQ(manager.told("READY="), "1");
+  const auto session = connect();
+  MapPtr ring;
+  ASSERT_EQ(create(session, ring), 0);
+  ASSERT_EQ(ringbuf_map_pin(ring.get(), "/pinned"), 0);
+  ringbuf_map_create_opts opts{};
+  opts.sz = sizeof opts;
+  opts.map_type = 13;
+  opts.key_size = opts.value_size = 4;
+  opts.inner_map = ring.get();
+  ringbuf_map* made = nullptr;
+  ASSERT_EQ(ringbuf_map_create(session.get(), "outer", 8, &opts, &made), 0) << ringbuf_last_error();
+  const MapPtr outer(made);
+  const std::uint32_t key = 5;
+  ASSERT_EQ(ringbuf_map_update_elem(outer.get(), &key, ring.get(), 0), 0);
+  const auto producer = producer_of(ring);
+  Gather gather;
+  const auto consumer = consumer_of(ring, Gather::call, &gather);
+  const auto poller = poller_of({consumer.get()});
+  ASSERT_EQ(put(producer, "before"), 0);
+  const auto id = info_of(ring).id, outer_id = info_of(outer).id;
+  for (int times = 1; times <= 2; ++times) {
+    ASSERT_EQ(put(producer, "unread"), 0);
+    EXPECT_EQ(manager.wait(SIGKILL), 256 + SIGKILL);
+    ASSERT_EQ(put(producer, "meanwhile"), 0);
+    start();
+    ASSERT_EQ(manager.told("READY="), "1");
+    const auto info = info_of(ring);
+    EXPECT_EQ(info.id, id);
+    EXPECT_EQ(info.producers, 1u);
+    EXPECT_EQ(info.consumers, 1u);
+    EXPECT_EQ(info.references, 1u);
+    EXPECT_EQ(info_of(outer).id, outer_id);
+    const auto other = connect();
+    ringbuf_map* found = nullptr;
+    ASSERT_EQ(ringbuf_map_open_pinned(other.get(), "/pinned", 0, &found), 0) << ringbuf_last_error();
+    EXPECT_EQ(info_of(MapPtr(found)).id, id);
+    ASSERT_EQ(ringbuf_map_open_inner(outer.get(), &key, 0, &found), 0) << ringbuf_last_error();
+    EXPECT_EQ(info_of(MapPtr(found)).id, id);
+    ASSERT_GT(ringbuf_poll(poller.get(), -1), 0);
+    ASSERT_EQ(put(producer, "after"), 0);
+    ASSERT_GT(ringbuf_poll(poller.get(), -1), 0) << "the new record wakes it";
+    const std::vector<std::string> first{"before", "unread", "meanwhile", "after"}, next{"unread", "meanwhile", "after"};
+    EXPECT_EQ(std::exchange(gather.records, {}), times == 1 ? first : next);
+  }
+  EXPECT_EQ(manager.strangers(), 0);
+}
+
 TEST_F(Service, WhatNobodyKnowsIsNotKept) {
   manager.put_into_store("zz9zz", ::open("/dev/null", O_RDONLY | O_CLOEXEC));
   start();

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 // ringbufd --supervise: whatever happens to the daemon, there is one again; and nothing gathers: no zombie, no descriptor.
+#include <sys/ptrace.h>
+#include <sys/user.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -212,6 +215,70 @@ TEST_F(Supervisor, ActivatedSocketsGoToEachDaemon) {
   EXPECT_EQ(manager.wait(SIGTERM), 0);
   EXPECT_TRUE(std::filesystem::exists(socket)) << "it belongs to the manager";
 }
+
+#ifdef __x86_64__
+// recvmsg(2) says `err` to `pid`, once. f() is what makes it call that.
+template <class F>
+void fail_recvmsg(pid_t pid, int err, F&& f) {
+  int status = 0;
+  const auto await = [&] { return ::waitpid(pid, &status, 0) == pid && WIFSTOPPED(status); };
+  ASSERT_EQ(::ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACESYSGOOD), 0);
+  ASSERT_EQ(::ptrace(PTRACE_INTERRUPT, pid, 0, 0), 0);
+  ASSERT_TRUE(await());
+  f();
+  user_regs_struct regs{};
+  do {  // a stop before the call; its rax says so
+    ASSERT_EQ(::ptrace(PTRACE_SYSCALL, pid, 0, 0), 0);
+    ASSERT_TRUE(await());
+    ASSERT_EQ(::ptrace(PTRACE_GETREGS, pid, 0, &regs), 0);
+  } while (WSTOPSIG(status) != (SIGTRAP | 0x80) || regs.orig_rax != SYS_recvmsg || static_cast<long long>(regs.rax) != -ENOSYS);
+  regs.orig_rax = ~0ull;  // no call
+  ASSERT_EQ(::ptrace(PTRACE_SETREGS, pid, 0, &regs), 0);
+  ASSERT_EQ(::ptrace(PTRACE_SYSCALL, pid, 0, 0), 0);
+  ASSERT_TRUE(await());
+  ASSERT_EQ(::ptrace(PTRACE_GETREGS, pid, 0, &regs), 0);
+  regs.rax = static_cast<unsigned long long>(-static_cast<long long>(err));
+  ASSERT_EQ(::ptrace(PTRACE_SETREGS, pid, 0, &regs), 0);
+  ASSERT_EQ(::ptrace(PTRACE_DETACH, pid, 0, 0), 0);
+}
+
+// What is kept is then not what the daemon has, so the next one must not be given it.
+TEST_F(Supervisor, ADaemonThatCannotBeHeardIsReplacedByOneThatBeginsAfresh) {
+  start();
+  ready();
+  ringbuf_session* connected = nullptr;
+  must(ringbuf_connect(socket.c_str(), &connected), "ringbuf_connect");
+  const SessionPtr session(connected);
+  const auto map = create_map(session, "lost");
+  ASSERT_EQ(ringbuf_map_pin(map.get(), "/lost"), 0);
+  const auto producer = producer_of(map);
+  Gather gather;
+  const auto consumer = consumer_of(map, Gather::call, &gather);
+  const pid_t unheard = daemon();
+  fail_recvmsg(manager.pid(), ENOMEM, [&] { ::kill(unheard, SIGHUP); });  // it says that it reads its options again
+  EXPECT_TRUE(manager.says("cannot hear ringbufd, pid " + std::to_string(unheard) + ": " + std::strerror(ENOMEM)));
+  EXPECT_TRUE(manager.says("was killed by signal 9; starting it again"));
+  ready();
+  EXPECT_EQ(::kill(unheard, 0), -1) << "it is left";
+  ringbuf_map_info info;
+  int told = ringbuf_map_get_info(map.get(), &info, sizeof info);
+  if (told == -ECONNRESET) told = ringbuf_map_get_info(map.get(), &info, sizeof info);
+  EXPECT_EQ(told, -EINVAL) << "a token of the former daemon";
+  EXPECT_NE(std::string(ringbuf_last_error()), "");
+  ringbuf_map* pinned = nullptr;
+  EXPECT_EQ(ringbuf_map_open_pinned(session.get(), "/lost", 0, &pinned), -ENOENT);
+  EXPECT_EQ(put(producer, "goes on"), 0) << "the ring is theirs";
+  EXPECT_EQ(ringbuf_consume(consumer.get()), 1);
+  // What the next one makes is kept again.
+  const auto fresh = create_map(session, "fresh");
+  const auto id = info_of(fresh).id;
+  ::kill(daemon(), SIGKILL);
+  ready();
+  EXPECT_EQ(info_of(fresh).id, id);
+  EXPECT_EQ(manager.wait(SIGTERM), 0);
+  EXPECT_FALSE(std::filesystem::exists(socket));
+}
+#endif
 
 TEST_F(Supervisor, WhatItCannotKeepIsSaid) {
   manager.start({"/bin/sh", "-c", "ulimit -n 31; exec \"$0\" \"$@\"", RINGBUFD_PATH, "--supervise", "--socket", socket});
