@@ -147,8 +147,13 @@ class SteppedProcess {
   // Where the kernel's own code is in every process: what its clock does depends on the time.
   static bool in_vdso(std::uint64_t address) { return address - ::getauxval(AT_SYSINFO_EHDR) < 0x4000; }
 
-  // At full speed from now on, with this signal; the rest of its life is not traced.
+  // At full speed from now on, with this signal; the rest of its life is not traced. A sleeper needs one to be let go.
   void let_go(int signal = 0) {
+    if (asleep_) {
+      ::kill(pid_, signal);
+      wait();
+      asleep_ = false;
+    }
     if (::ptrace(PTRACE_DETACH, pid_, nullptr, static_cast<long>(signal)) < 0) fail("PTRACE_DETACH");
   }
   bool ended() const { return *ended_; }
