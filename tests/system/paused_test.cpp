@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Paused is not dead: a producer that is stopped with an open record is named and waited for, without CPU time; nothing is taken
 // from it. What ringbufctl says of those who are in the way, and of the dead.
+#include <linux/futex.h>
+
 #include <algorithm>
 #include <fstream>
 #include <regex>
+#include <thread>
 
 #include "daemon_process.hpp"
 #include "supervised.hpp"
@@ -40,6 +43,36 @@ std::string numbered(unsigned n) {
   return text + std::string(100 - text.size(), '.');
 }
 
+// What it costs to wait. The promise is a few microseconds of spinning, then sleep in slices of up to a millisecond: of each the
+// CPU sees the system call and the timer, about a hundredth. Who spins has all the time that others leave it.
+struct Cost {
+  double waited, cpu, left;  // seconds; `left`: ready to run, but others did
+
+  void expect_asleep(const char* what) const {
+    std::printf("%-40s %3.0f ms, %5.2f ms of CPU time, %5.2f ms left to others\n", what, waited * 1e3, cpu * 1e3, left * 1e3);
+    EXPECT_GE(waited, 0.25) << what;
+    EXPECT_LT(cpu, (waited - left) / 10) << what;
+  }
+};
+// The calling thread's, until wait() returns.
+template <class F>
+Cost cost_of(F&& wait) {
+  const auto now = [] {
+    const auto seconds = [](clockid_t clock) {
+      timespec t;
+      ::clock_gettime(clock, &t);
+      return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
+    };
+    double ran = 0, left = 0;  // nothing, if the kernel does not count it
+    std::ifstream("/proc/thread-self/schedstat") >> ran >> left;
+    return Cost{seconds(CLOCK_MONOTONIC), seconds(CLOCK_THREAD_CPUTIME_ID), left / 1e9};
+  };
+  const Cost begin = now();
+  wait();
+  const Cost end = now();
+  return {end.waited - begin.waited, end.cpu - begin.cpu, end.left - begin.left};
+}
+
 class Paused : public ::testing::Test {
  protected:
   // A producer that has reserved and stopped; once it goes on it writes `text` and commits.
@@ -59,6 +92,34 @@ class Paused : public ::testing::Test {
     EXPECT_EQ(::waitpid(child->pid(), &status, WUNTRACED), child->pid());
     EXPECT_TRUE(WIFSTOPPED(status));
     return child;
+  }
+  // A producer that goes to reserve and submit a record of 100 bytes.
+  std::unique_ptr<SteppedProcess> stepped_producer() {
+    struct Child {
+      SessionPtr session;
+      ProducerPtr producer;
+    };
+    const auto child = std::make_shared<Child>();
+    return std::make_unique<SteppedProcess>(
+        [this, child] {
+          child->session = daemon.connect();
+          child->producer = producer_of(open_id(child->session, id));
+          (void)put(child->producer, "bound");  // by the dynamic linker
+        },
+        [child] {
+          void* data = ringbuf_reserve(child->producer.get(), 100, 0);
+          if (!data) return;
+          std::memset(data, 'x', 100);
+          ringbuf_submit(child->producer.get(), data, 0);
+        });
+  }
+  // It stops where it has just become the owner.
+  static void stop_inside(SteppedProcess& process, const ProducerPtr& mine) {
+    const auto& word = ringbuf_producer_view(mine.get())->producer_page->owner;
+    const auto owner = [&] { return static_cast<pid_t>(*const_cast<const volatile std::uint64_t*>(&word) & FUTEX_TID_MASK); };
+    while (owner() != process.pid()) ASSERT_EQ(process.step(), SteppedProcess::State::Stopped);
+    process.let_go(SIGSTOP);
+    eventually([&] { return state_of(process.pid()) == 'T'; });
   }
   std::string show(std::vector<std::string> options = {}) {
     options.insert(options.begin(), RINGBUFCTL_PATH);
@@ -188,25 +249,9 @@ TEST_F(Paused, RingbufctlNamesWhoIsInTheWayAndWhatTheDeadHaveLeft) {
 
 TEST_F(Paused, WhoIsStoppedInsideReserveIsNamedAndWaitedFor) {
   const auto mine = producer_of(map);
-  const auto owner = [&] {
-    return *const_cast<volatile std::uint64_t*>(&ringbuf_producer_view(mine.get())->producer_page->owner);
-  };
-  SessionPtr own;
-  ProducerPtr producer;
-  SteppedProcess process(
-      [&] {
-        own = daemon.connect();
-        producer = producer_of(open_id(own, id));
-        (void)put(producer, "bound");  // by the dynamic linker
-      },
-      [&] {
-        void* data = ringbuf_reserve(producer.get(), 100, 0);
-        std::memset(data, 'x', 100);
-        ringbuf_submit(producer.get(), data, 0);
-      });
-  while (owner() == 0) ASSERT_EQ(process.step(), SteppedProcess::State::Stopped);
-  process.let_go(SIGSTOP);
-  eventually([&] { return state_of(process.pid()) == 'T'; });
+  const auto stopped = stepped_producer();
+  SteppedProcess& process = *stopped;
+  ASSERT_NO_FATAL_FAILURE(stop_inside(process, mine));
   for (int times = 0; times < 3; ++times) {
     EXPECT_EQ(ringbuf_reserve(mine.get(), 8, 0), nullptr);
     EXPECT_EQ(errno, EBUSY);
@@ -226,6 +271,96 @@ TEST_F(Paused, WhoIsStoppedInsideReserveIsNamedAndWaitedFor) {
   EXPECT_EQ(ringbuf_consume(consumer_of(map, Gather::call, &got).get()), 3);
   EXPECT_EQ(got.records, (std::vector<std::string>{"bound", std::string(100, 'x'), "after"}));
   EXPECT_EQ(info_of(map).orphan_records, 0u);
+}
+
+// Each of them is a thread of its own: one that has waited in vain does not wait for the same owner again.
+TEST_F(Paused, WhoWaitsForOneStoppedInsideReserveSleeps) {
+  const auto mine = producer_of(map);
+  Gather got;
+  const auto consumer = consumer_of(map, Gather::call, &got);
+  const auto poller = poller_of({consumer.get()});
+  const auto stopped = stepped_producer();
+  ASSERT_EQ(ringbuf_consume(consumer.get()), 1);
+  ASSERT_NO_FATAL_FAILURE(stop_inside(*stopped, mine));
+  const auto in_vain = [&](const char* what, int err, auto&& reserve) {
+    std::thread([&] {
+      const auto try_it = [&] {
+        errno = 0;
+        EXPECT_FALSE(reserve());
+        EXPECT_EQ(errno, err) << what;
+      };
+      const Cost first = cost_of(try_it);
+      first.expect_asleep(what);
+      EXPECT_LT(cost_of(try_it).cpu, first.waited / 10) << what << ", again";
+    }).join();
+  };
+  in_vain("reserve", EBUSY, [&] { return ringbuf_reserve(mine.get(), 8, 0) != nullptr; });
+  in_vain("output", EAGAIN, [&] { return put(mine, "8 bytes.") == 0; });
+  in_vain("reserve_wait", EBUSY, [&] { return ringbuf_reserve_wait(mine.get(), 8, -1) != nullptr; });
+  cost_of([&] { EXPECT_EQ(ringbuf_poll(poller.get(), 300), 0); }).expect_asleep("poll");
+  ::kill(stopped->pid(), SIGCONT);
+  eventually([&] { return stopped->ended(); });
+  EXPECT_EQ(put(mine, "after"), 0);
+  EXPECT_EQ(ringbuf_consume(consumer.get()), 2);
+  EXPECT_EQ(got.records, (std::vector<std::string>{"bound", std::string(100, 'x'), "after"}));
+}
+
+// It sleeps because the ring is full; the consumer makes room while another one stands inside.
+TEST_F(Paused, WhoIsWokenForRoomSleepsForOneStoppedInsideReserve) {
+  const auto mine = producer_of(map);
+  const auto observer = observer_of(map);
+  Gather got;
+  const auto consumer = consumer_of(map, Gather::call, &got);
+  const auto stopped = stepped_producer();
+  while (put(mine, numbered(0)) == 0) continue;
+  ASSERT_EQ(errno, EAGAIN);
+  std::thread sleeper([&] {
+    cost_of([&] {
+      EXPECT_EQ(ringbuf_reserve_wait(mine.get(), 100, -1), nullptr);
+      EXPECT_EQ(errno, EBUSY);
+    }).expect_asleep("reserve_wait, woken");
+  });
+  eventually([&] { return stats_of(observer).room_waiters == 1; });
+  stop_inside(*stopped, mine);
+  EXPECT_GT(ringbuf_consume(consumer.get()), 0);
+  sleeper.join();
+  ::kill(stopped->pid(), SIGCONT);
+  eventually([&] { return stopped->ended(); });
+  EXPECT_EQ(ringbuf_consume(consumer.get()), 1);
+  EXPECT_EQ(got.records.back(), std::string(100, 'x'));
+  EXPECT_EQ(stats_of(observer).room_waiters, 0u);
+}
+
+// Also where nobody tells that there is room: in overwrite mode.
+TEST_F(Paused, WhoWaitsBehindAnOpenRecordSleeps) {
+  ringbuf_map_create_opts opts{};
+  opts.sz = sizeof opts;
+  opts.map_flags = 1u << 19;  // BPF_F_RB_OVERWRITE
+  for (const bool overwrite : {false, true}) {
+    if (overwrite) {
+      ringbuf_map* other = nullptr;
+      must(ringbuf_map_create(session.get(), "overwriting", 4096, &opts, &other), "ringbuf_map_create");
+      map.reset(other);
+      id = info_of(map).id;
+    }
+    const auto mine = producer_of(map);
+    const std::string open = "finished late, and whole";
+    const auto stopped = stopped_producer(open);
+    while (put(mine, numbered(0)) == 0) continue;
+    ASSERT_EQ(errno, EAGAIN);
+    Gather got;
+    const auto consumer = consumer_of(map, Gather::call, &got);
+    const auto poller = poller_of({consumer.get()});
+    cost_of([&] { EXPECT_EQ(ringbuf_poll(poller.get(), 300), 0); }).expect_asleep("poll before an open record");
+    cost_of([&] {
+      EXPECT_EQ(ringbuf_reserve_wait(mine.get(), 100, 300), nullptr);
+      EXPECT_EQ(errno, ETIMEDOUT);
+    }).expect_asleep(overwrite ? "reserve_wait, overwriting" : "reserve_wait");
+    stopped->kill(SIGCONT);
+    EXPECT_EQ(stopped->exit_code(), 0);
+    EXPECT_GT(ringbuf_consume(consumer.get()), 0);
+    EXPECT_EQ(got.records.at(0), open);
+  }
 }
 
 }  // namespace
