@@ -18,6 +18,7 @@ class DaemonWalk : public ::testing::TestWithParam<Step> {
   struct Round {
     std::function<void()> prepare = {};
     std::function<void()> act;                // sends, and waits for nothing
+    std::function<void()> look = {};          // at what the killed one has left
     std::function<void(const Reply&)> check;  // of the next daemon, or of the same one if it was not killed; and gives all back
     bool answered = true;                     // the reply is the victim's; else there is none
     bool greets = true;                       // the victim has said HELLO before
@@ -37,6 +38,7 @@ class DaemonWalk : public ::testing::TestWithParam<Step> {
     reply.closed = true;
     if (round.answered) reply = victim->receive();
     if (killed) {
+      if (round.look) round.look();
       world.restart({&*world.good});
       world.is_consistent();
     }
@@ -252,6 +254,62 @@ TEST_P(DaemonWalk, AttachAndDetach) {
                                    EXPECT_EQ(victim->detach(77).err(), left);
                                    EXPECT_EQ(consumers(), 1u);
                                  }});
+}
+
+// The new one is there before the reaper has been through what the old one has left. At the restart there are two entries of one
+// number and client, and one of them lives.
+TEST_P(DaemonWalk, AttachByANumberThatIsStillBeingReaped) {
+  constexpr unsigned kBehind = 200'000;
+  const auto attach = [&](std::uint32_t number, unsigned role) {
+    return victim->call(RINGBUF_ATTACH, ringbuf_attach_req{role, number}, {KeptWorld::fd(tokens[0])});
+  };
+  const auto large = [&] { return victim->info(KeptWorld::fd(tokens[0])).as<ringbuf_map_info>(); };
+  unsigned beside = 0;
+  walk("attach by the number of another",
+       {.prepare =
+            [&] {
+              tokens.push_back(victim->create(Client::spec(4 << 20, "large")));
+              const Attached old(attach(77, RINGBUF_PRODUCER), RINGBUF_PRODUCER);
+              EXPECT_NE(old.producer->reserve(100, 0), nullptr);
+              for (unsigned i = 0; i < kBehind; ++i) EXPECT_EQ(old.producer->output("behind", 6, 0), 0);
+            },
+        .act =
+            [&] {
+              victim->request(RINGBUF_ATTACH, ringbuf_attach_req{RINGBUF_PRODUCER, 77}, {KeptWorld::fd(tokens[0])});
+            },
+        .look =
+            [&] {
+              unsigned living = 0, ended = 0;
+              for (const auto& e : world.state())
+                if (e.kind == static_cast<std::uint64_t>(daemon::Kind::Attachment) && e.attachment.number == 77)
+                  ++(e.attachment.ended ? ended : living);
+              EXPECT_LE(living, 1u);
+              beside += living == 1 && ended == 1;
+            },
+        .check =
+            [&](const Reply& r) {
+              Reply later;  // than the one whose answer was lost, if there was one
+              if (r.err() != 0) later = attach(77, RINGBUF_PRODUCER);
+              const Attached mine(r.err() == 0 ? r : later, RINGBUF_PRODUCER);
+              void* const open = mine.producer->reserve(4, 0);
+              ASSERT_NE(open, nullptr);
+              eventually([&] { return large().producers == 1; });
+              EXPECT_EQ(large().orphan_records, 1u);
+              Attached reads(attach(78, RINGBUF_CONSUMER), RINGBUF_CONSUMER);
+              reads.consumer->ring().add_waiting();
+              reads.forget_wakeups();
+              std::memcpy(open, "mine", 4);
+              mine.producer->submit(open, kForce);
+              EXPECT_TRUE(reads.woken());
+              const Names all = reads.consume();
+              EXPECT_EQ(all.size(), kBehind + 1);
+              EXPECT_EQ(all.back(), "mine");
+              EXPECT_EQ(victim->detach(77).err(), 0);
+              EXPECT_EQ(victim->detach(77).err(), ENOENT);
+              EXPECT_EQ(large().producers, 0u);
+            }});
+  std::printf("%u times beside the one before\n", beside);
+  EXPECT_GT(beside, 0u);
 }
 
 TEST_P(DaemonWalk, UpdateAndDelete) {

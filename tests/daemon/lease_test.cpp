@@ -251,6 +251,72 @@ TEST_F(LeaseTest, TheSuccessorOfASingleProducerComesWhenItIsBuried) {
   EXPECT_EQ(owner.attach(fd, RINGBUF_PRODUCER).err(), EBUSY);
 }
 
+// Clients choose the numbers: one that was given up, or asked for again, is free at once. Who has it next is another than those
+// whose records are still being searched for.
+TEST_F(LeaseTest, ANumberIsAnothersBeforeItsLastHoldersAreBuried) {
+  const auto large = owner.create(Client::spec(32 << 20, "large"));
+  const int fd = large.fds.at(0).get();
+  const auto c = owner.attach(fd, RINGBUF_CONSUMER);
+  auto mapped = Mapping::map_ring(c.fds.at(0).get(), c.fds.at(1).get(), shm::Layout{shm::page_size(), 32 << 20},
+                                  Mapping::Access::ReadWrite, Mapping::Access::ReadOnly);
+  ASSERT_TRUE(mapped);
+  std::vector<std::uint64_t> told(RINGBUF_SLOT_COUNT);
+  ringbuf_view v = mapped->view();
+  v.map_type = shm::kTypeRingbuf;
+  v.room_told = told.data();
+  const shm::Consumer consumer(v);
+  consumer.ring().add_waiting();  // it may sleep at any time
+  const auto large_info = [&] { return owner.info(fd).as<ringbuf_map_info>(); };
+  const ringbuf_attach_req again{RINGBUF_PRODUCER, 77};
+  constexpr unsigned kBehind = 1'000'000;
+  {
+    const Attached first(owner.call(RINGBUF_ATTACH, again, {fd}));
+    EXPECT_NE(first.producer.reserve(8, 0), nullptr);
+    for (unsigned i = 0; i < kBehind; ++i) ASSERT_EQ(first.producer.output("behind", 6, 0), 0);
+  }
+  daemon.while_paused([&] {
+    owner.request(RINGBUF_ATTACH, again, {fd});
+    owner.request(RINGBUF_DETACH, ringbuf_detach_req{77, 0});
+    owner.request(RINGBUF_ATTACH, again, {fd});
+    owner.request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {fd});
+  });
+  const std::uint32_t second = owner.receive().as<ringbuf_attach_reply>().slot;
+  EXPECT_EQ(owner.receive().err(), 0);
+  const Reply mine = owner.receive();
+  const std::uint32_t slot = mine.as<ringbuf_attach_reply>().slot;
+  EXPECT_NE(slot, second);
+  EXPECT_EQ(mine.as<ringbuf_attach_reply>().attachment, 77u);
+  EXPECT_EQ(owner.receive().as<ringbuf_map_info>().producers, 3u) << "they are buried already: this shows nothing";
+
+  const Attached a(mine);
+  const shm::Ring& ring = a.producer.ring();
+  void* const open = a.producer.reserve(4, 0);
+  ASSERT_NE(open, nullptr);
+  ring.set_need(slot, 4711);
+  ring.add_room_waiter();
+  eventually([&] { return large_info().producers == 1; });
+  EXPECT_EQ(large_info().orphan_records, 1u);
+  EXPECT_EQ(ring.need(slot), 4711u);
+  EXPECT_EQ(ring.room_waiters(), 1u);
+  std::memcpy(open, "mine", 4);
+  epoll_event forgotten[4];
+  while (::epoll_wait(c.fds.at(2).get(), forgotten, 4, 0) > 0) {}
+  a.producer.submit(open, 2 /* BPF_RB_FORCE_WAKEUP */);
+  pollfd woken{c.fds.at(2).get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&woken, 1, 0), 1);
+
+  std::string last;
+  const auto take = [&](void* data, std::size_t size) {
+    last.assign(static_cast<const char*>(data), size);
+    return 0;
+  };
+  EXPECT_EQ(consumer.consume(take, SIZE_MAX), kBehind + 1);
+  EXPECT_EQ(last, "mine");
+  EXPECT_EQ(owner.detach(77).err(), 0);
+  EXPECT_EQ(owner.detach(77).err(), ENOENT);
+  EXPECT_EQ(large_info().producers, 0u);
+}
+
 // Without FOREIGN: the kernel has missed it, as it does if a thread that is not the first one of its process calls exec.
 TEST_F(LeaseTest, WhoIsInsideReserveIsNamedAndFreedWithItsSlot) {
   for (const std::uint64_t foreign : {std::uint64_t{RINGBUF_OWNER_FOREIGN}, std::uint64_t{0}}) {
