@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Floods of every kind beside an honest client: it is served, the daemon stays within its limits, and afterwards it holds
 // nothing.
+#include <spdlog/sinks/base_sink.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -160,12 +161,50 @@ Client& another(Sessions& all, const std::string& socket) {
   }
 }
 
+[[noreturn]] void keep_asking(const std::string& socket, const Begun& begun) {
+  Sessions held;
+  for (int i = 0; i < 50; ++i) held.push_back(std::make_unique<Client>(socket));  // with its lease
+  for (;; begun.tell())
+    for (const auto& c : held) {
+      drain(*c);
+      while (c->request(RINGBUF_MAP_GET_NEXT_ID, ringbuf_next_id_req{0, 0}, {}, MSG_DONTWAIT)) {}
+    }
+}
+
 struct Kind {
   const char* name;
   void (*run)(const std::string& socket, const Begun& begun);
 };
 const Kind kFloods[] = {{"sessions", open_sessions},     {"silence", never_speak},          {"unread answers", never_read},
-                        {"everything", hold_everything}, {"descriptors", send_descriptors}, {"nonsense", send_nonsense}};
+                        {"everything", hold_everything}, {"descriptors", send_descriptors}, {"nonsense", send_nonsense},
+                        {"requests", keep_asking}};
+
+// Those of the daemon that they meet: they reach every one of them.
+daemon::Limits tight_limits() {
+  daemon::Limits limits = daemon::kDefaultLimits;
+  for (const auto& [resource, limit] : {std::pair{Resource::Maps, daemon::Limit{400, 60}},
+                                        {Resource::Tokens, {800, 120}},
+                                        {Resource::Sessions, {400, 60}},
+                                        {Resource::Attachments, {800, 120}},
+                                        {Resource::Pins, {400, 60}}})
+    limits[static_cast<std::size_t>(resource)] = limit;
+  return limits;
+}
+
+// Each of another user; all of them have gone round once.
+std::vector<ChildProcess> start(std::span<const Kind> kinds, const std::string& socket) {
+  std::vector<ChildProcess> floods;
+  std::vector<Begun> begun(kinds.size());
+  for (const Kind& kind : kinds)
+    floods.emplace_back([&] {
+      const uid_t uid = 3000 + static_cast<uid_t>(&kind - kFloods);
+      if (!become(uid)) return 126;
+      kind.run(socket, begun[static_cast<std::size_t>(&kind - kinds.data())]);
+      return 0;
+    });
+  for (const Begun& b : begun) b.wait();
+  return floods;
+}
 
 // How long an honest client's requests take; empty: one of them failed.
 std::vector<double> honest_work(const std::string& socket, int rounds) {
@@ -204,30 +243,14 @@ void print_times(const char* what, const std::vector<double>& us) {
 TEST(Flood, AnHonestClientIsServedBesideAllOfThemAndNothingStays) {
   RINGBUF_NEEDS_ROOT();
   FdLeakGuard leaks;
-  daemon::Limits limits = daemon::kDefaultLimits;
-  for (const auto& [resource, limit] : {std::pair{Resource::Maps, daemon::Limit{400, 60}},
-                                        {Resource::Tokens, {800, 120}},
-                                        {Resource::Sessions, {400, 60}},
-                                        {Resource::Attachments, {800, 120}},
-                                        {Resource::Pins, {400, 60}}})
-    limits[static_cast<std::size_t>(resource)] = limit;
   // A map: C, P, kick; a token, a session: one; an attachment: one. An answer that waits for its reader: three. What a uid's
   // thread has to close: 40. And the daemon's own.
   constexpr unsigned kBound = 3 * 400 + 800 + 400 + 800 + 3 * 400 + 40 * std::size(kFloods) + 64;
-  DaemonOf daemon(0, limits);
+  DaemonOf daemon(0, tight_limits());
   const unsigned before = daemon.descriptors();
   print_times("alone", honest_work(daemon.socket(), 100));
   const auto flooded = [&](const char* name, std::span<const Kind> kinds) {
-    std::vector<ChildProcess> floods;
-    std::vector<Begun> begun(kinds.size());
-    for (const Kind& kind : kinds)
-      floods.emplace_back([&] {
-        const uid_t uid = 3000 + static_cast<uid_t>(&kind - kFloods);
-        if (!become(uid)) return 126;
-        kind.run(daemon.socket(), begun[static_cast<std::size_t>(&kind - kinds.data())]);
-        return 0;
-      });
-    for (const Begun& b : begun) b.wait();
+    auto floods = start(kinds, daemon.socket());
     unsigned most = 0;
     std::vector<double> us;
     for (int part = 0; part < 5; ++part) {
@@ -250,6 +273,119 @@ TEST(Flood, AnHonestClientIsServedBesideAllOfThemAndNothingStays) {
   }
   eventually([&] { return daemon.descriptors() == before; });
   std::printf("%-28s %u descriptors, as before; %s\n", "afterwards", daemon.descriptors(), daemon.status("VmRSS").c_str());
+}
+
+// Counts the requests that the daemon has answered, by its log.
+class Answered : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
+ public:
+  std::uint64_t n = 0;
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& line) override {
+    const std::string_view text(line.payload.data(), line.payload.size());
+    n += text.ends_with(" done") || text.find(" refused: ") != text.npos;
+  }
+  void flush_() override {}
+};
+
+// A daemon that counts what it does: answers, and steps, in each of which it looks at one session, lets one connection in, or has
+// one turn of the reaper, whose work is bounded as well (ReaperTest). The honest client is in its process and looks for the
+// answer after each step: who else has the CPU meanwhile does not count.
+class CountedDaemon {
+ public:
+  struct Requests {
+    unsigned n, failed;
+    std::uint64_t steps, answers;  // the most before one of them was answered
+  };
+
+  explicit CountedDaemon(const daemon::Limits& limits) {
+    int order[2], told[2];
+    if (::pipe2(order, O_CLOEXEC | O_NONBLOCK) < 0 || ::pipe2(told, O_CLOEXEC) < 0) std::abort();
+    const UniqueFd ordered(order[0]);
+    UniqueFd tell(told[1]);
+    order_.reset(order[1]);
+    told_.reset(told[0]);
+    child_ = std::make_unique<ChildProcess>([&] {
+      const auto answered = std::make_shared<Answered>();
+      spdlog::set_default_logger(std::make_shared<spdlog::logger>("", answered));
+      spdlog::set_level(spdlog::level::debug);
+      boost::asio::io_context io;
+      const auto server = daemon::Server::start(io, {socket(), 0666, limits});
+      return server ? serve(io, answered->n, ordered.get(), tell.get()) : 1;
+    });
+  }
+  std::string socket() const { return dir_.path("s"); }
+  // What the honest client has asked for, and what it has waited for, in at least so many steps.
+  Requests requests(std::uint32_t least) {
+    Requests r{};
+    if (::write(order_.get(), &least, sizeof least) != sizeof least || ::read(told_.get(), &r, sizeof r) != sizeof r)
+      ADD_FAILURE() << "it has ended";
+    return r;
+  }
+
+ private:
+  int serve(boost::asio::io_context& io, const std::uint64_t& answers, int ordered, int tell) const {
+    Requests all{};
+    std::uint64_t total = 0;
+    const auto step = [&] { return io.run_one_for(std::chrono::milliseconds(10)); };
+    Client honest(socket(), Client::Silent{});
+    const auto call = [&](unsigned cmd, const auto& body, std::vector<int> fds = {}) {
+      honest.request(cmd, body, std::move(fds));
+      std::uint64_t steps = 0;
+      const std::uint64_t before = answers;
+      for (pollfd answered{honest.fd(), POLLIN, 0}; ::poll(&answered, 1, 0) == 0;) steps += step();
+      Reply r = honest.receive();
+      ++all.n;
+      all.failed += r.err() != 0;
+      total += steps;
+      all.steps = std::max(all.steps, steps);
+      all.answers = std::max(all.answers, answers - before);
+      return r;
+    };
+    const Reply lease = call(RINGBUF_HELLO, Client::hello_req());
+    for (std::uint32_t least;; step()) {
+      if (::read(ordered, &least, sizeof least) != sizeof least) continue;
+      all = {};
+      total = 0;
+      for (int round = 0; (round < 30 || total < least) && all.failed == 0; ++round) {
+        const Reply map = call(RINGBUF_MAP_CREATE, Client::spec());
+        if (map.fds.empty()) break;
+        const int token = map.fds[0].get();
+        for (const std::uint32_t role : {RINGBUF_PRODUCER, RINGBUF_CONSUMER, RINGBUF_OBSERVER}) {
+          call(RINGBUF_ATTACH, ringbuf_attach_req{role, role}, {token});
+          call(RINGBUF_DETACH, ringbuf_detach_req{role, 0});
+        }
+        call(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {token});
+      }
+      if (::write(tell, &all, sizeof all) != sizeof all) return 1;
+    }
+  }
+
+  TempDir dir_;
+  UniqueFd order_, told_;
+  std::unique_ptr<ChildProcess> child_;
+};
+
+// Two turns: its request may come when its own has just been.
+TEST(Flood, AnHonestClientWaitsForTwoTurnsOfEachSession) {
+  RINGBUF_NEEDS_ROOT();
+  FdLeakGuard leaks;
+  const daemon::Limits limits = tight_limits();
+  CountedDaemon daemon(limits);
+  const auto flooded = [&](const char* name, std::span<const Kind> kinds) {
+    auto floods = start(kinds, daemon.socket());
+    const auto r = daemon.requests(kinds.empty() ? 0 : 5000);
+    std::printf("%-16s %u requests, each answered after at most %lu steps, with %lu answers\n", name, r.n, r.steps, r.answers);
+    EXPECT_GE(r.n, 30u * 8);
+    EXPECT_EQ(r.failed, 0u);
+    const std::uint64_t turns = 2 * kinds.size() * limits[static_cast<std::size_t>(Resource::Sessions)].per_uid;
+    EXPECT_LE(r.answers, turns + 2) << name;
+    EXPECT_LE(r.steps, turns + 16) << name;  // and those of what it always waits for
+    for (ChildProcess& f : floods) EXPECT_TRUE(f.running()) << "the flood did not last";
+  };
+  flooded("nobody", {});
+  for (const Kind& kind : kFloods) flooded(kind.name, std::span(&kind, 1));
+  flooded("all at once", kFloods);
 }
 
 }  // namespace
