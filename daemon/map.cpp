@@ -120,6 +120,8 @@ Answer<std::unique_ptr<Attachment>> Map::attach(unsigned role, const Holder& hol
     if (const Attachment* other = consumer_of_another(holder))
       return refuse(EBUSY,
                     fmt::format("{} is consumed by {}; only one process may consume a map", label(), process_of(other->holder)));
+    if (count(RINGBUF_CONSUMER) >= RINGBUF_MAX_CONSUMERS)  // each producer is in the wait of each
+      return refuse(EUSERS, fmt::format("{} has {} consumers, as many as a map can have", label(), RINGBUF_MAX_CONSUMERS));
   }
   attachments_.reserve(attachments_.size() + 1);  // joining must not fail half-way
   auto a = std::make_unique<Attachment>(shared_from_this(), role, slot, holder, std::move(charge));

@@ -138,6 +138,8 @@ class Ring {
   // Adds another ring to this one's manager.
   virtual int manage(Ring& other) = 0;
   // One poll of a manager of this ring and another one, in this order.
+  // How many more can be got ready to consume it, of `most`.
+  virtual unsigned consumers(unsigned most) = 0;
   virtual int poll_both(int timeout_ms, const OnSample& fn, Ring& other, const OnSample& other_fn) = 0;
 };
 

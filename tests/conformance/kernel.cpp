@@ -230,6 +230,14 @@ class KernelRing : public Ring {
     auto& other = static_cast<KernelRing&>(other_ring);
     return ring_buffer__add(ring_, other.map_.get(), &KernelRing::on_sample, &other);
   }
+  unsigned consumers(unsigned most) override {
+    std::vector<ring_buffer*> all;
+    while (all.size() < most)
+      if (ring_buffer* next = ring_buffer__new(map_.get(), &KernelRing::on_sample, this, nullptr)) all.push_back(next);
+      else break;
+    for (ring_buffer* manager : all) ring_buffer__free(manager);
+    return static_cast<unsigned>(all.size());
+  }
   int poll_both(int timeout_ms, const OnSample& fn, Ring& other_ring, const OnSample& other_fn) override {
     auto& other = static_cast<KernelRing&>(other_ring);
     fn_ = &fn;

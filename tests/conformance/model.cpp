@@ -160,6 +160,7 @@ class ModelRing : public Ring {
   Info info() override { std::abort(); }
   bool room_awaited() override { std::abort(); }
   int manage(Ring&) override { std::abort(); }
+  unsigned consumers(unsigned) override { std::abort(); }
   int poll_both(int, const OnSample&, Ring&, const OnSample&) override { std::abort(); }
 
  private:

@@ -204,6 +204,15 @@ class OurRing : public Ring {
   }
   bool room_awaited() override { return word(p_->producer_page->room_waiters).load() != 0; }
   int manage(Ring& other) override { return ringbuf_poller_add(poller(), static_cast<OurRing&>(other).consumer_); }
+  unsigned consumers(unsigned most) override {
+    std::vector<ringbuf_consumer*> all;
+    ringbuf_consumer* next = nullptr;
+    while (all.size() < most && ringbuf_consumer_attach(
+                                    map_, [](void*, void*, std::size_t) { return 0; }, nullptr, &next) == 0)
+      all.push_back(next);
+    for (ringbuf_consumer* consumer : all) ringbuf_consumer_free(consumer);
+    return static_cast<unsigned>(all.size());
+  }
   int poll_both(int timeout_ms, const OnSample& fn, Ring& other_ring, const OnSample& other_fn) override {
     auto& other = static_cast<OurRing&>(other_ring);
     fn_ = &fn;

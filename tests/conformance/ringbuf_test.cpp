@@ -315,6 +315,15 @@ TEST_P(Ringbuf, AConsumerPosAheadOfTheProducerReadsNothing) {
   EXPECT_EQ(ring->image().consumer_pos, 160u);
 }
 
+TEST_P(Ringbuf, ManyConsumersOfOneProcess) {
+  const auto ring = make({.shared = true});
+  difference("consumers-of-a-map");
+  EXPECT_EQ(1 + ring->consumers(99), on_kernel() ? 100u : 64u);
+  ASSERT_EQ(ring->output("x"), 0);
+  Gather got;
+  EXPECT_EQ(ring->consume(got), 1);
+}
+
 TEST_P(Ringbuf, AManagerTakesARingOnce) {
   const auto ring = make(), other = make(), user = make_user();
   EXPECT_EQ(ring->manage(*other), 0);

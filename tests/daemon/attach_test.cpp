@@ -237,6 +237,21 @@ TEST_F(AttachTest, SlotsRunOut) {
   EXPECT_EQ(info().producers, RINGBUF_SLOT_COUNT - 1);
 }
 
+// So that what a map costs the daemon's user in epoll watches, and its end in time, is not consumers times producers without end.
+TEST_F(AttachTest, ConsumersRunOut) {
+  std::uint32_t last = 0;
+  for (unsigned i = 0; i < RINGBUF_MAX_CONSUMERS; ++i) {
+    const auto c = client.attach(token(), RINGBUF_CONSUMER);
+    ASSERT_EQ(c.err(), 0) << i;
+    last = c.as<ringbuf_attach_reply>().attachment;
+  }
+  const auto refused = client.attach(token(), RINGBUF_CONSUMER);
+  EXPECT_EQ(refused.err(), EUSERS);
+  EXPECT_NE(refused.text.find("has 64 consumers"), std::string::npos) << refused.text;
+  EXPECT_EQ(client.detach(last).err(), 0);
+  EXPECT_EQ(client.attach(token(), RINGBUF_CONSUMER).err(), 0);
+}
+
 // --- Abuse -------------------------------------------------------------------------------------------------------------------
 
 TEST_F(AttachTest, AFullBlockingSignalHurtsOnlyItsProducer) {

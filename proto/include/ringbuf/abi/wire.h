@@ -26,6 +26,7 @@ extern "C" {
 #define RINGBUF_NAME_LEN 16u        /* BPF_OBJ_NAME_LEN: 15 characters and a NUL */
 #define RINGBUF_PATH_LEN 256u       /* pin paths: 255 bytes and a NUL */
 #define RINGBUF_MAX_KEY_SIZE 512u   /* of a HASH_OF_MAPS; the kernel takes longer keys */
+#define RINGBUF_MAX_CONSUMERS 64u   /* attachments of a map's one consuming process; the kernel knows no limit */
 #define RINGBUF_MAX_ELEMENTS 65536u /* max_entries of a map of maps; the kernel takes more */
 
 /* Commands carry bpf(2)'s names where bpf(2) has them.          fds in a request -> fds in its reply */
