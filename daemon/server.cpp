@@ -51,7 +51,7 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   UniqueFd watched_tokens(::fcntl(tokens->get(), F_DUPFD_CLOEXEC, 0)),
       watched_clients(::fcntl(clients->get(), F_DUPFD_CLOEXEC, 0));
   if (!watched_tokens || !watched_clients) return refuse(Error{errno, "copy a descriptor"});
-  // Accepted sockets inherit it, so that no message can come without credentials.
+  // An inherited one may be without it.
   const int on = 1;
   if (::setsockopt(listening->fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
     return refuse(Error{errno, "ask for credentials"});

@@ -29,6 +29,8 @@ Result<UniqueFd> listen_at(const std::string& path, unsigned mode) {
   if (!fd) return fail_errno("create the socket");
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&*a), sizeof *a) < 0) return fail_errno("bind the socket");
   if (::chmod(path.c_str(), mode) < 0) return fail_errno("set the socket's mode");
+  const int on = 1;
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0) return fail_errno("ask for credentials");
   if (::listen(fd.get(), 128) < 0) return fail_errno("listen on the socket");
   return fd;
 }
