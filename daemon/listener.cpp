@@ -83,6 +83,8 @@ Answer<Listener> adopt(UniqueFd fd, UniqueFd lock, bool activated) {
   listener.activated = activated;
   if (activated && socket_option(fd.get(), SO_PASSCRED) != 1)
     spdlog::warn("who connected to {} before now will be refused; its socket unit needs PassCredentials=yes", listener.path);
+  const int on = 1;
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0) return refuse(Error{errno, "ask for credentials"});
   // A service manager may have made it blocking.
   if (const int flags = ::fcntl(fd.get(), F_GETFL); flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) < 0)
     return refuse(Error{errno, "use the inherited socket"});

@@ -51,10 +51,6 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   UniqueFd watched_tokens(::fcntl(tokens->get(), F_DUPFD_CLOEXEC, 0)),
       watched_clients(::fcntl(clients->get(), F_DUPFD_CLOEXEC, 0));
   if (!watched_tokens || !watched_clients) return refuse(Error{errno, "copy a descriptor"});
-  // An inherited one may be without it.
-  const int on = 1;
-  if (::setsockopt(listening->fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
-    return refuse(Error{errno, "ask for credentials"});
 
   auto keeper = std::make_unique<Keeper>(io, std::move(keeper_socket));
   Result<std::unique_ptr<State>> state;

@@ -34,8 +34,8 @@ struct Frame {
   std::span<const std::byte> bytes() const { return {buffer.data(), size}; }
 };
 
-// Connections have SO_PASSCRED from the first on: since Linux 6.16 a message has no credentials if its connection had not when it
-// was made. ENAMETOOLONG: a socket path has at most 107 bytes.
+// Connections have SO_PASSCRED from the first on: newer kernels (6.18 does) add no credentials to the messages of a connection
+// that was made before. ENAMETOOLONG: a socket path has at most 107 bytes.
 Result<UniqueFd> listen_at(const std::string& path, unsigned mode);  // non-blocking; the path must not exist
 // Blocking; with a timeout, connecting and every later send and receive fails with EAGAIN after so long. 0: none.
 Result<UniqueFd> connect_to(const std::string& path, int timeout_ms = 0);

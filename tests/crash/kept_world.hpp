@@ -386,4 +386,21 @@ class KeptWorld {
   std::optional<Table> tables_[2];
 };
 
+// One who lives on while daemons come and go: it consumes a map of its own and holds a record open there.
+class Bystander : public Client {
+ public:
+  explicit Bystander(const std::string& socket) : Client(socket) { EXPECT_NE(producer_.producer->reserve(8, 0), nullptr); }
+  void is_untouched() {
+    const auto info = Client::info(KeptWorld::fd(map_)).as<ringbuf_map_info>();
+    EXPECT_EQ(info.orphan_records, 0u) << "the open record of one who lives was discarded";
+    EXPECT_EQ(info.producers, 1u);
+    EXPECT_EQ(info.consumers, 1u);
+  }
+
+ private:
+  const Reply map_ = create(spec(4096, "open"));
+  const Attached producer_{attach(KeptWorld::fd(map_), RINGBUF_PRODUCER), RINGBUF_PRODUCER};
+  const Attached consumer_{attach(KeptWorld::fd(map_), RINGBUF_CONSUMER), RINGBUF_CONSUMER};
+};
+
 }  // namespace ringbuf::test

@@ -26,10 +26,13 @@ namespace {
 constexpr std::uint32_t kDead = 1, kProducers = 2, kN = 16 * 4096;
 constexpr std::uint64_t kMaxWords = 128, kOpen = 8;  // of an honest record; records of one producer at a time
 constexpr std::uint64_t kSeconds = 3, kMaxSeconds = 60;
+constexpr std::size_t kReaper = kProducers, kConsumer = kReaper + 1;  // the parts behind the producers
 constexpr std::uint64_t kEnough = 20;  // of each thing that must have happened; on an idle machine there are thousands
 
 // Shared by all, also between processes.
 struct Progress {
+  const std::uint64_t begin = shm::now_ns();
+  bool must_harm = false;
   std::atomic<bool> stop{false}, last{false};
   std::atomic<std::uint64_t> put[kProducers]{}, got[kProducers]{}, refused{0};
   std::atomic<std::uint64_t> words{0}, changed{0}, misplaced{0};
@@ -41,6 +44,11 @@ struct Progress {
   bool enough() const {
     return lapped[1] >= kEnough && lapped[2] >= kEnough && lapped[3] >= kEnough && orphan_ahead >= kEnough &&
            met >= 10 * kEnough && left >= 10 * kEnough && words > 1'000'000;
+  }
+  double seconds() const { return static_cast<double>(shm::now_ns() - begin) / 1e9; }
+  // Asked by the reaper all the time; the others end when it does.
+  bool over() const {
+    return seconds() >= kMaxSeconds || (must_harm ? changed != 0 : wrong() || (seconds() >= kSeconds && enough()));
   }
 };
 Progress* shared = nullptr;
@@ -98,7 +106,7 @@ void die(const shm::Producer& dead, std::minstd_rand& random, Progress& progress
 // In the smallest slices: others pass by between any two.
 void reap(const ringbuf_view& view, const shm::Producer& dead, Progress& progress) {
   std::minstd_rand random(kDead);
-  while (!progress.stop) {
+  while (!progress.over()) {
     die(dead, random, progress);
     shm::Recovery recovery(view, kDead);
     while (!recovery.step(1)) {}
@@ -157,6 +165,7 @@ int run(bool processes, bool must_harm) {
   require(memory != MAP_FAILED, "mmap");
   Progress& progress = *new (memory) Progress;
   shared = &progress;
+  progress.must_harm = must_harm;
   const Mapping daemon = ring.map(Mapping::Access::ReadOnly, Mapping::Access::ReadWrite);
 
   std::vector<std::function<void()>> parts;
@@ -169,20 +178,17 @@ int run(bool processes, bool must_harm) {
     if (processes) children.push_back(std::make_unique<ChildProcess>([&] { return part(), 0; }));
     else threads.emplace_back(part);
   }
-  const std::uint64_t begin = shm::now_ns();
-  const auto seconds = [&] { return static_cast<double>(shm::now_ns() - begin) / 1e9; };
-  const auto done = [&] {
-    return must_harm ? progress.changed != 0 : progress.wrong() || (seconds() >= kSeconds && progress.enough());
-  };
-  while (!done() && seconds() < kMaxSeconds) ::usleep(10'000);
-  const double took = seconds();
-  progress.stop = true;
   bool ok = true;
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    if (i + 1 == parts.size()) progress.last = true;  // the consumer takes what is left when nobody adds to it
-    if (processes) ok = children[i]->exit_code() == 0 && ok;
-    else threads[i].join();
-  }
+  const auto end_of = [&](std::size_t part) {
+    if (processes) ok = children[part]->exit_code() == 0 && ok;
+    else threads[part].join();
+  };
+  end_of(kReaper);
+  const double took = progress.seconds();
+  progress.stop = true;
+  for (std::size_t i = 0; i < kReaper; ++i) end_of(i);
+  progress.last = true;  // the consumer takes what is left when nobody adds to it
+  end_of(kConsumer);
 
   const auto u = [](std::uint64_t n) { return static_cast<unsigned long>(n); };
   std::uint64_t put = 0, got = 0;
@@ -218,7 +224,7 @@ void ringbuf_test_passed_by(unsigned r, const ringbuf::shm::Ring& ring, std::uin
   if (r == 3 && busy(ring, pos, false)) ++shared->met;
   if (random() % 16 != 0) return;
   const std::uint64_t to = pos + kN + random() % (kN / 4);
-  for (; !shared->stop; ::sched_yield()) {
+  for (; !shared->over(); ::sched_yield()) {
     const bool lapped = !ringbuf::shm::Ring::is_before(ring.producer_pos(), to);
     if (!lapped && !orphan_ahead(ring)) continue;
     ++(lapped ? shared->lapped[r] : shared->orphan_ahead);

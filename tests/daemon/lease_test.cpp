@@ -42,6 +42,28 @@ class Attached {
   Mapping mapping_;
 };
 
+// A consumer's.
+class Consuming {
+ public:
+  explicit Consuming(const Reply& reply) {
+    const auto out = reply.as<ringbuf_attach_reply>();
+    auto mapped = Mapping::map_ring(reply.fds.at(0).get(), reply.fds.at(1).get(), shm::Layout{out.page_size, out.max_entries},
+                                    Mapping::Access::ReadWrite, Mapping::Access::ReadOnly);
+    require(mapped.has_value(), "map_ring");
+    mapping_ = std::move(*mapped);
+    ringbuf_view v = mapping_.view();
+    v.map_type = out.map_type;
+    v.room_told = told_.data();
+    consumer = shm::Consumer(v);
+  }
+  const ringbuf_consumer_page& page() const { return *mapping_.view().consumer_page; }
+  shm::Consumer consumer;
+
+ private:
+  Mapping mapping_;
+  std::vector<std::uint64_t> told_ = std::vector<std::uint64_t>(RINGBUF_SLOT_COUNT);
+};
+
 TEST_F(LeaseTest, AttachmentsOutliveTheConnection) {
   Client client(daemon);
   const auto p = client.attach(token(), RINGBUF_PRODUCER);
@@ -205,14 +227,8 @@ TEST_F(LeaseTest, WhoIsInTheWayIsNamed) {
   void* open = a.producer.reserve(8, 0);
   a.producer.ring().publish_producer_pos(a.producer.ring().producer_pos());
   const auto c = owner.attach(token(), RINGBUF_CONSUMER);
-  auto mapped = Mapping::map_ring(c.fds.at(0).get(), c.fds.at(1).get(), shm::Layout{shm::page_size(), 4096},
-                                  Mapping::Access::ReadWrite, Mapping::Access::ReadOnly);
-  ASSERT_TRUE(mapped);
-  std::vector<std::uint64_t> told(RINGBUF_SLOT_COUNT);
-  ringbuf_view v = mapped->view();
-  v.map_type = shm::kTypeRingbuf;
-  v.room_told = told.data();
-  const shm::Consumer consumer(v);
+  const Consuming consuming(c);
+  const shm::Consumer& consumer = consuming.consumer;
   EXPECT_EQ(consumer.consume([](void*, std::size_t) { return 0; }, SIZE_MAX), 1);
   EXPECT_FALSE(consumer.must_not_sleep());
   const auto i = info();
@@ -220,7 +236,7 @@ TEST_F(LeaseTest, WhoIsInTheWayIsNamed) {
   EXPECT_EQ(i.head_pid, static_cast<unsigned>(::getpid()));
   EXPECT_EQ(i.head_pos, 16u);
   EXPECT_STRNE(i.head_comm, "");
-  const std::uint64_t asleep = mapped->view().consumer_page->stalled_ns;
+  const std::uint64_t asleep = consuming.page().stalled_ns;
   eventually([&] { return shm::now_ns() - asleep > 3'000'000; });
   EXPECT_GE(info().head_ms, 3u);
   a.producer.submit(open, 0);
@@ -257,14 +273,8 @@ TEST_F(LeaseTest, ANumberIsAnothersBeforeItsLastHoldersAreBuried) {
   const auto large = owner.create(Client::spec(32 << 20, "large"));
   const int fd = large.fds.at(0).get();
   const auto c = owner.attach(fd, RINGBUF_CONSUMER);
-  auto mapped = Mapping::map_ring(c.fds.at(0).get(), c.fds.at(1).get(), shm::Layout{shm::page_size(), 32 << 20},
-                                  Mapping::Access::ReadWrite, Mapping::Access::ReadOnly);
-  ASSERT_TRUE(mapped);
-  std::vector<std::uint64_t> told(RINGBUF_SLOT_COUNT);
-  ringbuf_view v = mapped->view();
-  v.map_type = shm::kTypeRingbuf;
-  v.room_told = told.data();
-  const shm::Consumer consumer(v);
+  const Consuming consuming(c);
+  const shm::Consumer& consumer = consuming.consumer;
   consumer.ring().add_waiting();  // it may sleep at any time
   const auto large_info = [&] { return owner.info(fd).as<ringbuf_map_info>(); };
   const ringbuf_attach_req again{RINGBUF_PRODUCER, 77};

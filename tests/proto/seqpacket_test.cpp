@@ -213,6 +213,8 @@ TEST_F(SeqpacketPath, ListenAndConnectMeetAtAPath) {
   ASSERT_TRUE(send_frame(client->get(), bytes("hi"), {}));
   ASSERT_TRUE(recv_frame(server.get(), frame_).value());
   EXPECT_EQ(frame_.size, 2u);
+  ASSERT_TRUE(frame_.sender) << "nobody can connect before credentials are asked for";
+  EXPECT_EQ(frame_.sender->pid, ::getpid());
   EXPECT_EQ(listen_at(path, 0600).error().err, EADDRINUSE);
 }
 
