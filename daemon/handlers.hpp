@@ -11,7 +11,7 @@
 #include "base/unique_fd.hpp"
 #include "daemon/client.hpp"
 #include "daemon/client_log.hpp"
-#include "daemon/closer.hpp"
+#include "daemon/lanes.hpp"
 #include "daemon/map_table.hpp"
 #include "daemon/reaper.hpp"
 #include "wire/codec.hpp"
@@ -21,23 +21,25 @@ namespace ringbuf::daemon {
 // What the daemon is made of. One thread.
 struct Core {
   Keeper& keeper;
+  Lanes lanes;
+  Waits waits;
   Quota quota;
   ClientLog log;
   std::unique_ptr<State> state;
   MapTable maps;
   Reaper reaper;
   Clients clients;
-  Closer closer;
 
   Core(boost::asio::io_context& io, const Limits& limits, std::unique_ptr<State> s, UniqueFd token_hangups,
        UniqueFd client_hangups)
       : keeper(s->keeper()),
+        lanes(io),
+        waits(io, lanes),
         quota(limits),
         state(std::move(s)),
-        maps(quota, log, *state, std::move(token_hangups)),
+        maps(quota, log, *state, waits, std::move(token_hangups)),
         reaper(io, log),
-        clients(quota, *state, reaper, std::move(client_hangups)),
-        closer(io) {}
+        clients(quota, *state, reaper, std::move(client_hangups)) {}
 };
 
 // Who sends the requests of one connection.

@@ -2,12 +2,12 @@
 #include "daemon/map.hpp"
 
 #include <fcntl.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <system_error>
 #include <tuple>
 
 #include "base/notify.hpp"
@@ -57,23 +57,6 @@ Result<UniqueFd> reopen_read_write(int fd) {
   return copy;
 }
 
-Result<void> keep(UniqueFd& where, Result<UniqueFd> made) {
-  return std::move(made).map([&](UniqueFd&& fd) { where = std::move(fd); });
-}
-
-// Makes each write to `signal` an edge for those who wait on `wait`.
-Result<void> connect_signal(int wait, int signal) {
-  const auto added = epoll_add_edge(wait, signal);
-  // A consumer can fill its own epoll fd or nest it too deeply; then it misses wakeups, and nobody else suffers.
-  if (!added && (added.error().err == EEXIST || added.error().err == EINVAL || added.error().err == ELOOP)) return {};
-  return added;
-}
-
-// Explicitly, because the eventfd lives on while a client has a copy. The client may have done it already. What the daemon before
-// has connected has another number here (ENOENT): it stays until the last copy of the eventfd is closed, and until then who has
-// left can wake the consumer.
-void disconnect_signal(int wait, int signal) { ::epoll_ctl(wait, EPOLL_CTL_DEL, signal, nullptr); }
-
 }  // namespace
 
 std::string Map::label() const {
@@ -122,6 +105,9 @@ Answer<std::unique_ptr<Attachment>> Map::attach(unsigned role, const Holder& hol
                     fmt::format("{} is consumed by {}; only one process may consume a map", label(), process_of(other->holder)));
     if (count(RINGBUF_CONSUMER) >= RINGBUF_MAX_CONSUMERS)  // each producer is in the wait of each
       return refuse(EUSERS, fmt::format("{} has {} consumers, as many as a map can have", label(), RINGBUF_MAX_CONSUMERS));
+    if (waits_.unsettled(holder.uid) >= Waits::kMost)
+      return refuse(EDQUOT, fmt::format("somebody holds the locks of {} epolls that uid {} got from the daemon; let go of them",
+                                        Waits::kMost, holder.uid));
   }
   attachments_.reserve(attachments_.size() + 1);  // joining must not fail half-way
   auto a = std::make_unique<Attachment>(shared_from_this(), role, slot, holder, std::move(charge));
@@ -134,30 +120,36 @@ Result<void> Map::join(Attachment& a) {
     // Not `need`: its turns go on from holder to holder (proto/shm/room.cpp).
     const std::uint64_t lost = a.slot * sizeof(ringbuf_slot) + offsetof(ringbuf_slot, lost);
     if (auto cleared = clear_words<std::uint64_t>(memory_.p.get(), lost, RINGBUF_LOST_REASONS); !cleared) return cleared;
-    if (auto made = keep(a.event_, make_eventfd()); !made) return made;
+    auto event = make_eventfd();
+    if (!event) return tl::unexpected(event.error());
+    a.signal_ = std::make_shared<ForeignFd>(waits_.lanes.closing(a.holder.uid), std::move(*event));
   } else if (a.role == RINGBUF_CONSUMER) {
-    if (auto made = keep(a.event_, make_epoll()); !made) return made;
-    if (auto connected = connect_kick(a); !connected) return connected;
-  }
-  for (const Attachment* other : attachments_) {
-    Result<void> connected;
-    if (!other->event_) continue;  // lost over a restart
-    if (a.role == RINGBUF_PRODUCER && other->role == RINGBUF_CONSUMER)
-      connected = connect_signal(other->event_.get(), a.event_.get());
-    if (a.role == RINGBUF_CONSUMER && other->role == RINGBUF_PRODUCER)
-      connected = connect_signal(a.event_.get(), other->event_.get());
-    if (!connected) return connected;
+    auto epoll = make_epoll();
+    if (!epoll) return tl::unexpected(epoll.error());
+    if (auto made = make_kick(); !made) return made;
+    a.wait_ = std::make_shared<Wait>(waits_, a.holder.uid, std::move(*epoll), kick_);
+    if (auto put = a.wait_->put(kick_); !put) return put;
+    for (const Attachment* other : attachments_)
+      if (other->signal_ && !other->ended())
+        if (auto put = a.wait_->put(other->signal_); !put) return put;
   }
   return {};
 }
 
-Result<void> Map::connect_kick(const Attachment& a) {
-  if (!kick_) {
-    if (auto made = keep(kick_, make_eventfd()); !made) return made;
-    kick_is_new_ = true;
-    (void)kept_.hold(Held::Kick, kick_.get());  // if not, the next daemon makes another
-  }
-  return connect_signal(a.event_.get(), kick_.get());
+Result<void> Map::make_kick() {
+  if (kick_) return {};
+  auto event = make_eventfd();
+  if (!event) return tl::unexpected(event.error());
+  kick_ = std::make_shared<ForeignFd>(waits_.lanes.closing(spec.uid), kept_.at_its_number(std::move(*event)));
+  (void)kept_.hold(Held::Kick, kick_->get());  // if not, the next daemon makes another
+  return {};
+}
+
+Result<void> Map::connect(const Attachment& producer) {
+  for (const Attachment* other : attachments_)
+    if (other->wait_)
+      if (auto added = other->wait_->add(producer.signal_); !added) return added;
+  return {};
 }
 
 void Map::leave(Attachment& a) {
@@ -168,22 +160,20 @@ void Map::leave(Attachment& a) {
   };
   if (a.role == RINGBUF_PRODUCER) {
     for (const Attachment* other : attachments_)
-      if (other->role == RINGBUF_CONSUMER && a.event_) disconnect_signal(other->event_.get(), a.event_.get());
+      if (other->wait_) other->wait_->remove(a.signal_);
     if (last(RINGBUF_PRODUCER))
       (void)clear_words<std::uint32_t>(memory_.p.get(),
                                        memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters));
     kick();
   } else if (a.role == RINGBUF_CONSUMER) {
-    // A copy of the epoll fd that the client keeps must not make the producers' signals dearer for ever.
-    for (const Attachment* other : attachments_)
-      if (other->role == RINGBUF_PRODUCER && a.event_) disconnect_signal(a.event_.get(), other->event_.get());
+    if (a.wait_) a.wait_->remove_all();
     if (last(RINGBUF_CONSUMER)) (void)clear_words<std::uint64_t>(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting));
   }
 }
 
 void Map::kick() const {
   const std::uint64_t one = 1;
-  if (kick_) (void)!::write(kick_.get(), &one, sizeof one);
+  if (kick_) (void)!::write(kick_->get(), &one, sizeof one);
 }
 
 Result<Mapping> Map::map_memory() const {
@@ -221,7 +211,7 @@ Result<void> Map::enter(State& state) {
 
 void Map::resume(Kept kept, UniqueFd kick) {
   kept_ = std::move(kept);
-  kick_ = std::move(kick);
+  if (kick) kick_ = std::make_shared<ForeignFd>(waits_.lanes.closing(spec.uid), kept_.at_its_number(std::move(kick)));
   auto* entry = kept_.entry<MapEntry>();
   if (!entry || elements_) return;
   if (const OrphanCount* last = Orphans::in_question(*entry)) Orphans::answer(*entry, !is_orphan(last->pos, last->slot));
@@ -244,20 +234,38 @@ bool Map::is_orphan(std::uint64_t pos, std::uint32_t slot) const {
 std::unique_ptr<Attachment> Map::resume(const AttachmentEntry& e, UniqueFd event, Kept kept, Charge charge) {
   const Holder holder{static_cast<pid_t>(e.pid), e.uid, e.client, e.same_pids != 0};
   auto a = std::make_unique<Attachment>(shared_from_this(), e.role, e.slot, holder, std::move(charge));
-  a->event_ = std::move(event);
   a->kept_ = std::move(kept);
-  // One that was kept is there already, and would be added once more: epoll knows files by their number, which is another now.
-  if (e.role == RINGBUF_CONSUMER && a->event_ && (!kick_ || kick_is_new_)) (void)connect_kick(*a);
+  if (event && e.role == RINGBUF_PRODUCER)
+    a->signal_ = std::make_shared<ForeignFd>(waits_.lanes.closing(e.uid), a->kept_.at_its_number(std::move(event)));
+  if (event && e.role == RINGBUF_CONSUMER) {
+    if (auto made = make_kick(); !made) throw std::system_error(made.error().err, std::generic_category(), made.error().op);
+    a->wait_ = std::make_shared<Wait>(waits_, e.uid, std::move(event), kick_);
+  }
   return a;
+}
+
+// The daemon before may have been killed between two of them. What is in already is so under the same number.
+void Map::resume_connections() {
+  for (const Attachment* a : attachments_) {
+    if (!a->wait_) continue;
+    a->wait_->expect(kick_, true);
+    for (const Attachment* other : attachments_)
+      if (other->signal_) a->wait_->expect(other->signal_, !other->ended());
+    a->wait_->settle();
+  }
+  // Whoever woke a consumer and ended before it had looked has taken the wakeup along.
+  kick();
 }
 
 Result<void> Attachment::enter(State& state, std::uint32_t number) {
   const AttachmentEntry e{holder.client, number,           map->id, role, slot, static_cast<std::uint32_t>(holder.pid),
                           holder.uid,    holder.same_pids, 0,       0};
-  auto kept = state.put(e, {{Held::Event, event_.get()}});
+  auto kept = state.put(e, {{Held::Event, event()}});
   if (!kept) return tl::unexpected(kept.error());
   kept_ = std::move(*kept);
-  return {};
+  if (!signal_) return {};
+  signal_->file() = kept_.at_its_number(std::move(signal_->file()));
+  return map->connect(*this);
 }
 
 void Attachment::end() noexcept {
@@ -325,6 +333,8 @@ Attachment::Attachment(std::shared_ptr<Map> m, unsigned r, unsigned s, const Hol
   if (slot) map->slots_.set(slot);
 }
 
+int Attachment::event() const { return wait_ ? wait_->fd() : signal_ ? signal_->get() : -1; }
+
 Attachment::~Attachment() {
   auto& all = map->attachments_;
   all.erase(std::remove(all.begin(), all.end(), this), all.end());
@@ -347,8 +357,8 @@ Result<std::vector<UniqueFd>> Attachment::descriptors() const {
   const auto p = role == RINGBUF_PRODUCER ? reopen_read_write : shm::reopen_read_only;
   if (auto r = add(c(memory.c.get())); !r) return tl::unexpected(r.error());
   if (auto r = add(p(memory.p.get())); !r) return tl::unexpected(r.error());
-  if (event_) {
-    UniqueFd copy(::fcntl(event_.get(), F_DUPFD_CLOEXEC, 0));
+  if (event() >= 0) {
+    UniqueFd copy(::fcntl(event(), F_DUPFD_CLOEXEC, 0));
     if (!copy) return fail_errno("copy a descriptor");
     fds.push_back(std::move(copy));
   }

@@ -19,6 +19,7 @@
 #include "daemon/orphans.hpp"
 #include "daemon/policy.hpp"
 #include "daemon/state.hpp"
+#include "daemon/wait.hpp"
 #include "ringbuf/abi/wire.h"
 #include "shm/create.hpp"
 #include "shm/recovery.hpp"
@@ -71,10 +72,20 @@ struct Remains : boost::intrusive::list_base_hook<boost::intrusive::link_mode<bo
 
 class Map : public std::enable_shared_from_this<Map> {
  public:
-  Map(std::uint32_t map_id, MapSpec s, shm::RingMemory memory, Charge maps, Charge bytes)
-      : id(map_id), spec(std::move(s)), memory_(std::move(memory)), maps_(std::move(maps)), bytes_(std::move(bytes)) {}
-  Map(std::uint32_t map_id, MapSpec s, std::unique_ptr<ElementTable> elements, Charge maps, Charge bytes)
-      : id(map_id), spec(std::move(s)), elements_(std::move(elements)), maps_(std::move(maps)), bytes_(std::move(bytes)) {}
+  Map(Waits& waits, std::uint32_t map_id, MapSpec s, shm::RingMemory memory, Charge maps, Charge bytes)
+      : id(map_id),
+        spec(std::move(s)),
+        waits_(waits),
+        memory_(std::move(memory)),
+        maps_(std::move(maps)),
+        bytes_(std::move(bytes)) {}
+  Map(Waits& waits, std::uint32_t map_id, MapSpec s, std::unique_ptr<ElementTable> elements, Charge maps, Charge bytes)
+      : id(map_id),
+        spec(std::move(s)),
+        waits_(waits),
+        elements_(std::move(elements)),
+        maps_(std::move(maps)),
+        bytes_(std::move(bytes)) {}
   Map(const Map&) = delete;
 
   // EUSERS: no slot is free; EBUSY: the place is taken; EAGAIN: only until the reaper is done; or what the kernel says. A map of
@@ -98,10 +109,11 @@ class Map : public std::enable_shared_from_this<Map> {
 
   // Its entry in the state. Before anybody hears of it.
   Result<void> enter(State& state);
-  // What another daemon has left. `kick` may be none.
+  // What another daemon has left: the map, each attachment, and when these are there again what was between them. `kick` may be
+  // none. Throw for want of something.
   void resume(Kept kept, UniqueFd kick);
   std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, UniqueFd event, Kept kept, Charge charge);
-  void kick() const;  // makes all consumers look again
+  void resume_connections();
 
   const std::uint32_t id;
   const MapSpec spec;
@@ -116,10 +128,13 @@ class Map : public std::enable_shared_from_this<Map> {
   tl::unexpected<Refusal> still_taken() const;
   const Attachment* consumer_of_another(const Holder& holder) const;
   Result<void> join(Attachment& a);
-  Result<void> connect_kick(const Attachment& a);
+  Result<void> make_kick();
+  Result<void> connect(const Attachment& producer);
+  void kick() const;  // makes all consumers look again
   void leave(Attachment& a);
   bool is_orphan(std::uint64_t pos, std::uint32_t slot) const;
   const Attachment* producer_at(std::uint32_t slot) const;
+  Waits& waits_;
   shm::RingMemory memory_;                  // or
   std::unique_ptr<ElementTable> elements_;  // of a map of maps
   Charge maps_, bytes_;
@@ -133,9 +148,8 @@ class Map : public std::enable_shared_from_this<Map> {
   } head_;
   void look_at_head();
   Remains remains_;
-  UniqueFd kick_;             // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
-  bool kick_is_new_ = false;  // made by this daemon
-  Kept kept_;                 // last: taken out of the state before its descriptors are closed
+  Signal kick_;  // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
+  Kept kept_;    // last: taken out of the state before its descriptors are closed
 };
 
 // A client's place at a map.
@@ -167,7 +181,9 @@ class Attachment {
   friend class Map;
   friend class Reaper;
   Charge charge_;
-  UniqueFd event_;  // producer: the eventfd that it signals; consumer: the epoll fd that it waits on
+  int event() const;            // what its client has of the following, or -1
+  Signal signal_;               // of a producer; none if the keeper has lost it
+  std::shared_ptr<Wait> wait_;  // of a consumer, likewise
   Kept kept_;
   bool ended_ = false;
   std::unique_ptr<Attachment> next_;  // who has ended after it

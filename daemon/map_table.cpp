@@ -49,11 +49,11 @@ Answer<std::shared_ptr<Map>> MapTable::create(MapSpec spec) {
   if (spec.inner) {
     auto elements = ElementTable::create(spec.outer());
     if (!elements) return refuse(elements.error());
-    made = std::make_unique<Map>(new_id(), std::move(spec), std::move(*elements), std::move(*maps), std::move(*bytes));
+    made = std::make_unique<Map>(waits_, new_id(), std::move(spec), std::move(*elements), std::move(*maps), std::move(*bytes));
   } else {
     auto memory = shm::create_ring(spec.ring);
     if (!memory) return refuse(memory.error());
-    made = std::make_unique<Map>(new_id(), std::move(spec), std::move(*memory), std::move(*maps), std::move(*bytes));
+    made = std::make_unique<Map>(waits_, new_id(), std::move(spec), std::move(*memory), std::move(*maps), std::move(*bytes));
   }
   if (auto entered = made->enter(state_); !entered) return refuse(entered.error());
   auto map = keep(std::move(made));
@@ -172,7 +172,7 @@ std::shared_ptr<Map> MapTable::resume(const MapEntry& e, shm::RingMemory memory,
   MapSpec spec = spec_of(e);
   auto maps = quota_.charge_anyway(Resource::Maps, e.uid),
        bytes = quota_.charge_anyway(Resource::Bytes, e.uid, memory.layout.c_size() + memory.layout.p_size());
-  auto map = std::make_unique<Map>(e.id, std::move(spec), std::move(memory), std::move(maps), std::move(bytes));
+  auto map = std::make_unique<Map>(waits_, e.id, std::move(spec), std::move(memory), std::move(maps), std::move(bytes));
   map->resume(std::move(kept), std::move(kick));
   return keep(std::move(map));
 }
@@ -183,7 +183,7 @@ std::shared_ptr<Map> MapTable::resume(const MapEntry& e, UniqueFd table, Kept ke
   if (!elements) throw std::system_error(elements.error().err, std::generic_category(), "cannot take over a table");
   auto maps = quota_.charge_anyway(Resource::Maps, e.uid),
        bytes = quota_.charge_anyway(Resource::Bytes, e.uid, ElementTable::memory_size(spec.outer().layout()));
-  auto map = std::make_unique<Map>(e.id, std::move(spec), std::move(*elements), std::move(maps), std::move(bytes));
+  auto map = std::make_unique<Map>(waits_, e.id, std::move(spec), std::move(*elements), std::move(maps), std::move(bytes));
   map->resume(std::move(kept), {});
   return keep(std::move(map));
 }

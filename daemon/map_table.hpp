@@ -44,8 +44,8 @@ struct Pin {
 class MapTable {
  public:
   // `epoll` is an epoll descriptor.
-  MapTable(Quota& quota, ClientLog& log, State& state, UniqueFd epoll)
-      : quota_(quota), log_(log), state_(state), hangups_(std::move(epoll)) {}
+  MapTable(Quota& quota, ClientLog& log, State& state, Waits& waits, UniqueFd epoll)
+      : quota_(quota), log_(log), state_(state), waits_(waits), hangups_(std::move(epoll)) {}
   MapTable(const MapTable&) = delete;
   ~MapTable();
 
@@ -81,6 +81,7 @@ class MapTable {
   Quota& quota_;
   ClientLog& log_;
   State& state_;
+  Waits& waits_;
   Hangups hangups_;  // every token's end, by cookie
   std::map<std::uint32_t, Map*> maps_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Token>> tokens_;  // by cookie of the client's end

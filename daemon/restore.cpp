@@ -28,8 +28,7 @@ class Restorer {
     for (auto& attachment : nobodys_) core_.reaper.end(std::move(attachment));
     core_.clients.bury_dead();
     core_.maps.drop_dead_tokens();
-    // Whoever woke a consumer and ended before it had looked has taken the wakeup along.
-    for (const auto& map : maps_) map->kick();
+    for (const auto& map : maps_) map->resume_connections();
     spdlog::info("took over {} maps of the daemon before", maps_.size());
   }
 

@@ -27,6 +27,12 @@ void ensure_descriptors(const Limits& limits) {
                r.rlim_max, needed);
 }
 
+// A connection from before the daemon was there may be without it.
+bool ask_for_credentials(int socket) {
+  const int on = 1;
+  return ::setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0;
+}
+
 UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 
 }  // namespace
@@ -39,7 +45,11 @@ Server::Server(boost::asio::io_context& io, std::unique_ptr<Keeper> keeper, std:
       token_hangups_(io),
       client_hangups_(io),
       retry_(io),
-      spare_(spare_descriptor()) {}
+      lane_(core_->lanes.closing(::geteuid())),
+      at_end_(std::make_shared<Lane::Fds>()),
+      spare_(spare_descriptor()) {
+  at_end_->all.reserve(1);
+}
 
 Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const ServerConfig& config, UniqueFd keeper_socket,
                                               Inherited inherited) {
@@ -78,6 +88,8 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   if (taken_over)
     if (auto restored = restore(*server->core_, inherited); !restored) return tl::unexpected(restored.error());
   const auto left = inherited.names();
+  auto rest = std::make_shared<Lane::Fds>();
+  rest->all.reserve(left.size());
 
   Server* self = server.get();
   self->token_hangups_.start(std::move(watched_tokens), [self] { self->core_->maps.drop_dead_tokens(); });
@@ -85,7 +97,11 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
   self->listener_.start(std::move(self->listening_.fd), [self] { self->on_acceptable(); });
   // Only now, when nothing can go wrong any more, is anything taken from what is kept. What is left of it is nobody's.
   server->core_->state->serve();
-  for (const std::string& name : left) server->keeper_->remove(name);
+  for (const std::string& name : left) {
+    server->keeper_->remove(name);
+    rest->all.push_back(inherited.take(name));
+  }
+  server->lane_->run(std::move(rest));
   spdlog::info("ready, socket {}", server->path());
   server->keeper_->say(fmt::format("READY=1\nSTATUS=Serving {}", server->path()));
   return server;
@@ -106,7 +122,9 @@ void Server::stop() {
   } else {
     listening_.remove_file();
   }
-  core_->closer.without_lingering([&] { listener_.close(); });
+  // With connections that nobody has accepted, and all that they have been sent.
+  at_end_->all.push_back(listener_.release());
+  lane_->run(std::move(at_end_));
   token_hangups_.close();
   client_hangups_.close();
   retry_.cancel(ignored);
@@ -132,8 +150,12 @@ void Server::on_acceptable() {
 void Server::turn_away_one() {
   spare_.reset();
   bool accepted = false;
-  core_->closer.without_lingering(
-      [&] { accepted = static_cast<bool>(UniqueFd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC))); });
+  if (UniqueFd socket{::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)})
+    if (const auto peer = identify(socket.get())) {
+      ask_for_credentials(socket.get());
+      ForeignFd(core_->lanes.closing(peer->uid), std::move(socket)).hang_up();
+      accepted = true;
+    }
   spare_ = spare_descriptor();
   if (accepted && spare_) return;
   accept_later();
@@ -149,16 +171,18 @@ void Server::accept_later() {
   listener_.pause();
 }
 
-void Server::open_session(UniqueFd socket) {
-  auto peer = identify(socket.get());
+void Server::open_session(UniqueFd accepted) {
+  auto peer = identify(accepted.get());
   if (!peer) {
     spdlog::warn("cannot {}: {}", peer.error().op, std::strerror(peer.error().err));
     return;
   }
   const uid_t uid = peer->uid;
+  ask_for_credentials(accepted.get());
   const int buffer = kSendBuffer;
-  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
+  ::setsockopt(accepted.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
   try {
+    ForeignFd socket(core_->lanes.closing(uid), std::move(accepted));
     auto charge = core_->quota.charge(Resource::Sessions, peer->uid);
     // At the limit those who are counted already must be able to come back.
     if (!charge && may_come_back(uid)) charge = Charge();
@@ -167,11 +191,7 @@ void Server::open_session(UniqueFd socket) {
                        fmt::format("connection of pid {}, uid {} refused: {}", peer->pid, peer->uid, charge.error().text));
       const auto frame = wire::encode_error({RINGBUF_HELLO, 0, 0, 0, 0}, charge.error().err, charge.error().text);
       (void)send_frame(socket.get(), frame, {}, MSG_DONTWAIT);
-      core_->closer.without_lingering([&] {
-        hang_up(socket.get());
-        socket.reset();
-      });
-      return;
+      return socket.hang_up();
     }
     const auto session = std::make_shared<Session>(io_, std::move(socket), std::move(*peer), std::move(*charge), *core_,
                                                    [this](Session* ended) { sessions_.erase(ended); });

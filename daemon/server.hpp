@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "daemon/epoll_wait.hpp"
 #include "daemon/handlers.hpp"
 #include "daemon/inherited.hpp"
 #include "daemon/keeper.hpp"
@@ -47,7 +48,7 @@ class Server {
   void on_acceptable();
   void turn_away_one();
   void accept_later();
-  void open_session(UniqueFd socket);
+  void open_session(UniqueFd accepted);
   bool may_come_back(uid_t uid) const;
 
   boost::asio::io_context& io_;
@@ -55,9 +56,11 @@ class Server {
   Listener listening_;              // without its descriptor, which listener_ has
   std::unique_ptr<Core> core_;
   StandingWait listener_;
-  StandingWait token_hangups_;
-  StandingWait client_hangups_;
+  EpollWait token_hangups_;
+  EpollWait client_hangups_;
   boost::asio::steady_timer retry_;  // runs only while the system has no descriptors left
+  const std::shared_ptr<Lane> lane_;       // for what is nobody's
+  std::shared_ptr<Lane::Fds> at_end_;      // for the listener
   UniqueFd spare_;                   // given up to be able to turn a client away
   bool shortage_logged_ = false;
   std::unordered_map<Session*, std::shared_ptr<Session>> sessions_;

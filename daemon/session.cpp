@@ -12,14 +12,15 @@ namespace ringbuf::daemon {
 
 using boost::asio::posix::descriptor_base;
 
-Session::Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, Core& core,
+Session::Session(boost::asio::io_context& io, ForeignFd socket, Peer peer, Charge charge, Core& core,
                  std::function<void(Session*)> on_close)
-    : socket_(io),
-      caller_{std::move(peer), socket.get(), std::move(charge), nullptr, [this] { end(); }},
+    : connection_(std::move(socket)),
+      socket_(io),
+      caller_{std::move(peer), connection_.get(), std::move(charge), nullptr, [this] { end(); }},
       core_(core),
+      lane_(core.lanes.closing(caller_.peer.uid)),
       on_close_(std::move(on_close)) {
-  socket_.assign(socket.get());
-  socket.release();
+  socket_.assign(connection_.get());
   spdlog::debug("session opened: pid {}, uid {}, gid {}", caller_.peer.pid, caller_.peer.uid, caller_.peer.gid);
 }
 
@@ -32,8 +33,8 @@ void Session::close() {
   if (caller_.client) caller_.client->on_end = nullptr;  // ours: who resumes a client ends its session first
   caller_.client.reset();
   if (!socket_.is_open()) return;
-  boost::system::error_code ignored;
-  core_.closer.without_lingering([&] { socket_.close(ignored); });  // with all that lies unread in its queue
+  socket_.release();
+  connection_.hang_up();
   spdlog::debug("session closed: pid {}, uid {}", caller_.peer.pid, caller_.peer.uid);
 }
 
@@ -58,8 +59,8 @@ void Session::guarded(F&& f) noexcept {
 }
 
 void Session::read_next() {
-  if (!core_.closer.keeps_up(caller_.peer.uid)) {
-    core_.closer.when_it_keeps_up(caller_.peer.uid, [weak = weak_from_this()] {
+  if (!lane_->keeps_up()) {
+    lane_->when_it_keeps_up([weak = weak_from_this()] {
       const auto self = weak.lock();
       if (self && self->socket_.is_open()) self->guarded([&] { self->read_next(); });
     });
@@ -75,10 +76,15 @@ void Session::read_next() {
 
 void Session::on_readable() {
   // Others of this uid may have sent much since the wait began, and all their sessions may have become readable at once.
-  if (!core_.closer.keeps_up(caller_.peer.uid)) return read_next();
+  if (!lane_->keeps_up()) return read_next();
+  if (!received_) received_ = std::make_shared<Lane::Fds>();
   Frame frame;
   std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
-  frame.refuse_fds = [this](std::vector<UniqueFd> fds) { core_.closer.close(caller_.peer.uid, std::move(fds)); };
+  frame.refuse_fds = [this](std::vector<UniqueFd> fds) {
+    if (fds.empty()) return;
+    received_->all = std::move(fds);
+    close_copies(received_);
+  };
   const auto received = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
   if (received && !*received) return end();
   if (received) {
@@ -112,11 +118,12 @@ Session::Reply Session::answer(const Frame& frame) {
   try {
     Reply reply;
     reply.frame.reserve(RINGBUF_WIRE_MAX);  // now: what has been done must not be answered with ENOMEM
+    reply.fds = std::make_shared<Lane::Fds>();
     auto payload = handle(core_, caller_, *message, frame.fds);
     if (!payload) return refusal(hdr, payload.error());
     spdlog::debug("{} of pid {} done", wire::command_name(hdr.cmd), caller_.peer.pid);
     wire::encode_into(reply.frame, {hdr.cmd, 0, hdr.seq, 0, 0}, payload->body);
-    reply.fds = std::move(payload->fds);
+    reply.fds->all = std::move(payload->fds);
     return reply;
   } catch (const std::bad_alloc&) {
     return refusal(hdr, {ENOMEM, "the daemon has no memory left; try again", false});
@@ -136,6 +143,12 @@ Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why)
   return {wire::encode_error({hdr.cmd, 0, hdr.seq, 0, 0}, why.err, why.text), {}, why.fatal};
 }
 
+void Session::close_copies(std::shared_ptr<Lane::Fds> fds) noexcept {
+  if (!fds || fds->all.empty()) return;
+  if (fds == received_) received_ = nullptr;
+  lane_->run(std::move(fds));
+}
+
 // A reply waits until the keeper has been told of what it speaks of: what a client knows of outlives the daemon.
 void Session::answer_with(Reply reply) {
   if (!core_.keeper.present()) return send(std::move(reply));
@@ -148,13 +161,14 @@ void Session::answer_with(Reply reply) {
 void Session::send(Reply reply) {
   if (!socket_.is_open()) return;  // the client was found to be gone
   std::array<int, RINGBUF_WIRE_MAX_FDS> fds;
-  for (std::size_t i = 0; i < reply.fds.size(); ++i) fds[i] = reply.fds[i].get();
-  const auto sent = send_frame(socket_.native_handle(), reply.frame, std::span(fds).first(reply.fds.size()), MSG_DONTWAIT);
-  if (reply.last) {
-    core_.closer.without_lingering([&] { hang_up(socket_.native_handle()); });
-    return end();
+  const std::size_t count = reply.fds ? reply.fds->all.size() : 0;
+  for (std::size_t i = 0; i < count; ++i) fds[i] = reply.fds->all[i].get();
+  const auto sent = send_frame(socket_.native_handle(), reply.frame, std::span(fds).first(count), MSG_DONTWAIT);
+  if (reply.last) return end();
+  if (sent) {
+    close_copies(std::move(reply.fds));
+    return read_next();
   }
-  if (sent) return read_next();
   if (sent.error().err != EAGAIN) {
     if (sent.error().err != EPIPE && sent.error().err != ECONNRESET)
       warn(fmt::format("cannot answer pid {}, uid {}, its session ends: {}", caller_.peer.pid, caller_.peer.uid,

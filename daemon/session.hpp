@@ -10,15 +10,15 @@
 #include <string_view>
 
 #include "base/seqpacket.hpp"
-#include "daemon/closer.hpp"
 #include "daemon/handlers.hpp"
+#include "daemon/lanes.hpp"
 
 namespace ringbuf::daemon {
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
   // `on_close` is called once, when the session has ended by itself. Throws what Asio throws.
-  Session(boost::asio::io_context& io, UniqueFd socket, Peer peer, Charge charge, Core& core,
+  Session(boost::asio::io_context& io, ForeignFd socket, Peer peer, Charge charge, Core& core,
           std::function<void(Session*)> on_close);
   Session(const Session&) = delete;
   ~Session() { close(); }
@@ -33,7 +33,7 @@ class Session : public std::enable_shared_from_this<Session> {
  private:
   struct Reply {
     std::vector<std::byte> frame;
-    std::vector<UniqueFd> fds;
+    std::shared_ptr<Lane::Fds> fds = {};
     bool last = false;  // the session ends when it is sent
   };
 
@@ -42,14 +42,18 @@ class Session : public std::enable_shared_from_this<Session> {
   Reply refusal(const ringbuf_wire_hdr& hdr, const Refusal& why);
   void answer_with(Reply reply);
   void send(Reply reply);
+  void close_copies(std::shared_ptr<Lane::Fds> fds) noexcept;
   void end();
   void warn(const std::string& text) { core_.log.write(spdlog::level::warn, caller_.peer.uid, text); }
   template <class F>
   void guarded(F&& f) noexcept;
 
-  boost::asio::posix::stream_descriptor socket_;
+  ForeignFd connection_;
+  boost::asio::posix::stream_descriptor socket_;  // waits for it
   Caller caller_;
   Core& core_;
+  const std::shared_ptr<Lane> lane_;
+  std::shared_ptr<Lane::Fds> received_;  // for what comes with the next request
   std::function<void(Session*)> on_close_;
 };
 

@@ -35,6 +35,7 @@ class StandingWait {
   int fd() { return state_->descriptor.native_handle(); }
   void pause() { state_->paused = true; }  // in f: no more until resume()
   void resume() { wait(state_); }
+  UniqueFd release() { return UniqueFd(state_->descriptor.release()); }
   void close() {
     boost::system::error_code ignored;
     state_->descriptor.close(ignored);

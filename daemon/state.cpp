@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "daemon/state.hpp"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -27,6 +30,13 @@ namespace {
 
 constexpr std::uint64_t kMagic = 0x3330657461747372;  // "rstate03": changes with every change of an entry's meaning
 constexpr std::uint32_t kStep = 256;                  // entries that the file grows by, at least
+
+// Descriptors that have their entries' numbers begin here; the others are below.
+int numbers_from() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  return static_cast<int>(std::min<rlim_t>(limit.rlim_cur / 2, 32768));
+}
 
 std::uint64_t bytes_for(std::uint32_t size) { return 64 + std::uint64_t{size} * sizeof(StateEntry); }
 
@@ -138,6 +148,12 @@ bool Kept::hold(Held what, int fd) {
   if (!state_ || held_.find(static_cast<char>(what)) != held_.npos) return true;
   held_ += static_cast<char>(what);  // before it is stored: a name too many can be removed
   return state_->keeper_.store(State::name_of(what, number_), fd);
+}
+
+UniqueFd Kept::at_its_number(UniqueFd fd) const noexcept {
+  if (!state_ || !fd) return fd;
+  UniqueFd there(::fcntl(fd.get(), F_DUPFD_CLOEXEC, numbers_from() + static_cast<int>(number_)));
+  return there ? std::move(there) : std::move(fd);
 }
 
 }  // namespace ringbuf::daemon

@@ -19,6 +19,7 @@
 #include "daemon/descriptor_limit.hpp"
 #include "daemon/inherited.hpp"
 #include "daemon/keeper.hpp"
+#include "daemon/lanes.hpp"
 #include "daemon/listener.hpp"
 #include "daemon/spawn.hpp"
 
@@ -40,6 +41,7 @@ class Supervisor {
   int run();
 
  private:
+  bool new_lane();
   void start();
   void stop(int signal);
   void on_signals();
@@ -60,6 +62,8 @@ class Supervisor {
   UniqueFd manager_;     // NOTIFY_SOCKET
   Inherited activated_;  // sockets that the service manager passed
   std::unordered_map<std::string, UniqueFd> kept_;
+  boost::asio::io_context unused_;
+  std::shared_ptr<Lane> lane_;  // one for each daemon: that of a dead one may be stuck
   std::string socket_path_;            // where the kept listener is bound ...
   std::optional<FileId> socket_file_;  // ... and its file
   UniqueFd signals_;
@@ -125,12 +129,20 @@ int Supervisor::run() {
   return *leave_;
 }
 
+bool Supervisor::new_lane() try {
+  lane_ = std::make_shared<Lane>(unused_, std::make_shared<Lane::Patience>());
+  return true;
+} catch (const std::system_error& e) {
+  errno = e.code().value();
+  return false;
+}
+
 void Supervisor::start() {
   start_at_.reset();
   ready_.reset();
   heard_.reset();
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
+  if (new_lane() && ::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
     wire_.reset(ends[0]);
     const UniqueFd theirs(ends[1]);
     spawn_.keeper = theirs.get();
@@ -205,8 +217,11 @@ void Supervisor::on_wire() {
 void Supervisor::give_up(int err) {
   spdlog::error("cannot hear ringbufd, pid {}: {}; killing it, and what it served is lost", child_, std::strerror(err));
   wire_.reset();
-  kept_.clear();
   if (child_ > 0) ::kill(child_, SIGKILL);
+  const auto gone = std::make_shared<Lane::Fds>();
+  for (auto& [name, fd] : kept_) gone->all.push_back(std::move(fd));
+  kept_.clear();
+  lane_->run(gone);
 }
 
 void Supervisor::on_message(Frame& frame, bool lost_descriptor) {
@@ -224,7 +239,14 @@ void Supervisor::on_message(Frame& frame, bool lost_descriptor) {
     // STOPPING=1 is for us to say: this daemon may stop, and the service goes on.
   }
   if (store) keep(name, frame.fds, lost_descriptor);
-  if (remove) kept_.erase(name);
+  // It may be the last copy, which takes as long to close as a client likes.
+  const auto gone = std::make_shared<Lane::Fds>();
+  gone->all = std::exchange(frame.fds, {});
+  if (const auto it = kept_.find(name); remove && it != kept_.end()) {
+    gone->all.push_back(std::move(it->second));
+    kept_.erase(it);
+  }
+  if (!gone->all.empty()) lane_->run(gone);
   if (!for_manager.empty()) tell_manager(for_manager);
 }
 

@@ -10,8 +10,6 @@
 namespace ringbuf {
 namespace {
 
-constexpr std::size_t kMostSent = 253;  // SCM_MAX_FD
-
 Result<sockaddr_un> address(const std::string& path) {
   sockaddr_un a{};
   a.sun_family = AF_UNIX;
@@ -75,7 +73,7 @@ Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<cons
 Result<bool> recv_frame(int fd, Frame& frame, int flags) {
   // Room for credentials and for as many descriptors as the kernel lets anybody send: what is cut the kernel closes, here and
   // now.
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int) * kMostSent)];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int) * Frame::kMostFds)];
   iovec iov{frame.buffer.data(), frame.buffer.size()};
   msghdr msg{};
   msg.msg_iov = &iov;
@@ -84,7 +82,7 @@ Result<bool> recv_frame(int fd, Frame& frame, int flags) {
   msg.msg_controllen = sizeof control;
   frame.size = 0;
   frame.fds.clear();
-  frame.fds.reserve(RINGBUF_WIRE_MAX_FDS + 1);  // if somebody has taken the vector; before anything comes
+  frame.fds.reserve(Frame::kMostFds);  // if somebody has taken the vector; before anything comes
   frame.sender.reset();
   ssize_t n;
   while ((n = ::recvmsg(fd, &msg, flags | MSG_CMSG_CLOEXEC)) < 0)
@@ -124,10 +122,18 @@ Result<bool> recv_frame(int fd, Frame& frame, int flags) {
   return n != 0;
 }
 
-void hang_up(int fd) {
+bool hang_up(int fd) {
   ::shutdown(fd, SHUT_RDWR);  // from now on nothing is added to the queue
-  char unread;
-  while (::recv(fd, &unread, 1, MSG_DONTWAIT | MSG_TRUNC) > 0) {}
+  for (;;) {
+    // Room for the credentials, which an empty message has and the end has not, and for no descriptor.
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))];
+    msghdr msg{};
+    msg.msg_control = control;
+    msg.msg_controllen = sizeof control;
+    if (::recvmsg(fd, &msg, MSG_DONTWAIT | MSG_PEEK) < 0 || msg.msg_controllen == 0) return true;
+    if (msg.msg_flags & MSG_CTRUNC) return false;
+    ::recv(fd, nullptr, 0, MSG_DONTWAIT);
+  }
 }
 
 }  // namespace ringbuf

@@ -29,13 +29,14 @@ struct Frame {
   std::function<void(std::vector<UniqueFd>)> refuse_fds;
 
   // Has room for all that may come, so that receiving does not fail for want of memory.
-  Frame() { fds.reserve(RINGBUF_WIRE_MAX_FDS + 1); }
+  Frame() { fds.reserve(kMostFds); }
+  static constexpr std::size_t kMostFds = 253;  // SCM_MAX_FD
 
   std::span<const std::byte> bytes() const { return {buffer.data(), size}; }
 };
 
-// Connections have SO_PASSCRED from the first on: newer kernels (6.18 does) add no credentials to the messages of a connection
-// that was made before. ENAMETOOLONG: a socket path has at most 107 bytes.
+// Connections have SO_PASSCRED from the first on: since Linux 6.16 a message has no credentials if its connection had not when it
+// was made. ENAMETOOLONG: a socket path has at most 107 bytes.
 Result<UniqueFd> listen_at(const std::string& path, unsigned mode);  // non-blocking; the path must not exist
 // Blocking; with a timeout, connecting and every later send and receive fails with EAGAIN after so long. 0: none.
 Result<UniqueFd> connect_to(const std::string& path, int timeout_ms = 0);
@@ -47,8 +48,8 @@ Result<void> send_frame(int fd, std::span<const std::byte> bytes, std::span<cons
 // frame may carry; EMFILE: this process has no descriptors left for those that came (the bytes are there).
 Result<bool> recv_frame(int fd, Frame& frame, int flags = 0);
 
-// What to do before closing, so that the peer still reads what it was sent last: closing a socket with unread messages in its
-// queue resets the connection instead.
-void hang_up(int fd);
+// What to do before closing a connection, so that the peer still reads what it was sent last: closing a socket with unread
+// messages in its queue resets the connection instead. False: some are left, with descriptors. REQUIRES: SO_PASSCRED.
+bool hang_up(int fd);
 
 }  // namespace ringbuf

@@ -506,7 +506,8 @@ TEST_P(DaemonWalk, Death) {
               for (const std::uint32_t a : {70u, 71u}) EXPECT_EQ(world.good->detach(a).err(), 0);
               big.fds.clear();
             },
-        .answered = false});
+        .answered = false,
+        .reaps = true});
   // What was answered stays so, although the search goes on for long after that.
   walk("detach in a large ring",
        {.prepare =
@@ -539,7 +540,8 @@ TEST_P(DaemonWalk, Death) {
               reader.reset();
               EXPECT_EQ(world.good->detach(71).err(), 0);
               big.fds.clear();
-            }});
+            },
+        .reaps = true});
   // Killed between the dead one's need and its share of the count.
   EXPECT_EQ(once_too_many, GetParam() == Step::Store ? 1 : 0);
 }

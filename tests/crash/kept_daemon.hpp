@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <sstream>
 #include <string>
@@ -223,7 +224,23 @@ class KeptDaemon {
     UniqueFd& copy = epolls_[static_cast<int>(info.entry.args[0])];
     if (!copy) copy.reset(static_cast<int>(::syscall(SYS_pidfd_getfd, process_.get(), info.entry.args[0], 0)));
     pollfd readable{copy.get(), POLLIN, 0};
-    return ::poll(&readable, 1, 0) == 0;
+    bool asleep;
+    do {
+      asleep = others_sleep();
+      if (::poll(&readable, 1, 0) != 0) return false;
+    } while (!asleep);
+    return true;
+  }
+  // Its other threads: none is about to tell it something.
+  bool others_sleep() const {
+    for (const auto& task : std::filesystem::directory_iterator("/proc/" + std::to_string(pid_) + "/task")) {
+      if (task.path().filename() == std::to_string(pid_)) continue;
+      std::ifstream stat(task.path() / "stat");
+      std::string text;
+      std::getline(stat, text);
+      if (!text.empty() && text.find(") S ") == text.npos) return false;
+    }
+    return true;
   }
 
   void take(const std::string& text, std::vector<UniqueFd>& fds) {

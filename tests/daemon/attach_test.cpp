@@ -279,7 +279,7 @@ TEST_F(AttachTest, AnEmptiedWaitHurtsOnlyItsConsumer) {
   // The daemon's registrations go by its own descriptor numbers: take those, here where it runs in the same process.
   int gone = 0;
   // (By syscall(2), so that ThreadSanitizer does not take it for a use of the daemon's descriptors.)
-  for (int fd = 0; fd < 1024; ++fd) gone += fd != event && ::syscall(SYS_epoll_ctl, wait, EPOLL_CTL_DEL, fd, nullptr) == 0;
+  for (int fd = 0; fd < 1 << 16; ++fd) gone += fd != event && ::syscall(SYS_epoll_ctl, wait, EPOLL_CTL_DEL, fd, nullptr) == 0;
   EXPECT_EQ(gone, 2) << "the producer's signal and the map's kick";
   ASSERT_TRUE(signal(event));
   EXPECT_FALSE(woken(wait));

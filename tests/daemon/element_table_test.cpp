@@ -55,12 +55,16 @@ std::vector<std::string> keys_of_one_hash(std::uint32_t n) {
 }
 
 class ElementTableTest : public ::testing::Test {
+  boost::asio::io_context io_;
+  daemon::Lanes lanes_{io_};
+  daemon::Waits waits_{io_, lanes_};
+
  protected:
   ElementTableTest() {
     const shm::RingSpec ring{4096, 27, 0, 0, 0};
     auto memory = shm::create_ring(ring);
     if (!memory) std::abort();
-    inner = std::make_shared<Map>(7, daemon::MapSpec{ring, "inner", 0600, 0, 0}, std::move(*memory), daemon::Charge(),
+    inner = std::make_shared<Map>(waits_, 7, daemon::MapSpec{ring, "inner", 0600, 0, 0}, std::move(*memory), daemon::Charge(),
                                   daemon::Charge());
   }
   std::unique_ptr<ElementTable> table_of(const std::vector<std::string>& keys) const {

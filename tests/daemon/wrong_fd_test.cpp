@@ -15,6 +15,7 @@
 #include <sys/un.h>
 
 #include <atomic>
+#include <fstream>
 
 #include "daemon_of.hpp"
 
@@ -168,7 +169,8 @@ class Lingering {
   }
   bool works() const { return static_cast<bool>(reader_); }
   int fd() const { return fd_.get(); }
-  void give_away() { fd_.reset(); }  // a copy is in flight: this does not wait
+  void give_away() { fd_.reset(); }   // a copy is in flight: this does not wait
+  void let_go() { reader_.reset(); }  // it was read, or never will be
 
  private:
   UniqueFd reader_, fd_;
@@ -190,6 +192,7 @@ TEST_F(WrongFdTest, ASocketThatLingersHoldsNobodyUp) {
     EXPECT_EQ(good.next_id(0).err(), ENOENT);
     EXPECT_EQ(bad.next_id(0).err(), ENOENT);
   }
+  l.let_go();
   expect_all_closed();
 }
 
@@ -225,6 +228,8 @@ TEST_F(WrongFdTest, NorDoesOneThatWasNeverRead) {
     EXPECT_EQ(bad->receive().err(), EPROTO);
     EXPECT_EQ(Client(daemon.socket()).next_id(0).err(), ENOENT);
     bad.reset();
+    l.let_go();
+    m.let_go();
     expect_all_closed();
   }
 }
@@ -334,7 +339,8 @@ TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
       ASSERT_EQ(good.next_id(0).err(), ENOENT);
       if (more == 0 && daemon.descriptors() == last) break;
     }
-    EXPECT_GE(daemon.descriptors(), before + 32) << "the file is not stuck: this shows nothing";
+    eventually([&] { return daemon.descriptors() >= before + 32; });
+    for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
     EXPECT_LE(daemon.descriptors(), before + 32 + 8);
     std::printf("%u messages with 8 descriptors sent, %u descriptors held\n", sent, daemon.descriptors() - before);
     file.let_go();
@@ -383,9 +389,10 @@ class StuckCall {
     EXPECT_FALSE(ended_) << "it is not stuck: this shows nothing";
   }
   ~StuckCall() {
-    file_.let_go();
+    let_go();
     thread_.join();
   }
+  void let_go() { file_.let_go(); }
 
  private:
   StuckFile file_{FUSE_READ};
@@ -415,6 +422,116 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAnInodeThatAClientHolds) {
     // The last ones of their roles: words are cleared.
     for (const auto* a : {&p, &c}) EXPECT_EQ(bad.detach(a->as<ringbuf_attach_reply>().attachment).err(), 0);
     EXPECT_EQ(good.create().err(), 0);
+  }
+  expect_all_closed();
+}
+
+// epoll_wait(2) holds the epoll's lock while it writes the events.
+auto wait_on(int epoll) {
+  return [epoll](void* page) { (void)::epoll_wait(epoll, static_cast<epoll_event*>(page), 1, -1); };
+}
+UniqueFd epoll_of(std::initializer_list<int> fds) {
+  UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  for (const int fd : fds) {
+    epoll_event e{};
+    e.events = EPOLLIN;
+    EXPECT_EQ(::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &e), 0);
+  }
+  return epoll;
+}
+
+TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAWaitThatItsConsumerHolds) {
+  RINGBUF_NEEDS_FUSE();
+  {
+    Client bad(daemon.socket());
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client good(daemon.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    const auto made = bad.create();
+    const int token = made.fds.at(0).get();
+    const auto c = bad.attach(token, RINGBUF_CONSUMER), p = good.attach(token, RINGBUF_PRODUCER);
+    ASSERT_EQ(::eventfd_write(p.fds.at(2).get(), 1), 0);
+    const StuckCall on_wait(wait_on(c.fds.at(2).get()));
+    std::vector<std::uint32_t> numbers;
+    for (int i = 0; i < 100; ++i) {
+      const auto a = good.attach(token, RINGBUF_PRODUCER);
+      ASSERT_EQ(a.err(), 0) << a.text;
+      if (i % 2) numbers.push_back(a.as<ringbuf_attach_reply>().attachment);
+      else EXPECT_EQ(good.detach(a.as<ringbuf_attach_reply>().attachment).err(), 0);
+    }
+    EXPECT_LE(daemon.descriptors(), 150u) << "nothing of those that have left is kept for the consumer";
+    for (const auto number : numbers) EXPECT_EQ(good.detach(number).err(), 0);
+    EXPECT_EQ(good.detach(p.as<ringbuf_attach_reply>().attachment).err(), 0);
+    EXPECT_EQ(bad.detach(c.as<ringbuf_attach_reply>().attachment).err(), 0);
+    EXPECT_EQ(good.create().err(), 0);
+  }
+  expect_all_closed();
+}
+
+TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAnEpollThatHasWhatTheDaemonCloses) {
+  RINGBUF_NEEDS_FUSE();
+  {
+    auto bad = std::make_unique<Client>(daemon.socket()), worse = std::make_unique<Client>(daemon.socket());
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client good(daemon.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    const auto made = bad->create();
+    const auto p = bad->attach(made.fds.at(0).get(), RINGBUF_PRODUCER);
+    const auto c = bad->attach(made.fds.at(0).get(), RINGBUF_CONSUMER);
+    UniqueFd ready(::eventfd(1, EFD_CLOEXEC)), sent(::eventfd(0, EFD_CLOEXEC)), queued(::eventfd(0, EFD_CLOEXEC));
+    const auto epoll = epoll_of({ready.get(), sent.get(), queued.get(), p.fds.at(2).get(), c.fds.at(2).get()});
+    const StuckCall on_epoll(wait_on(epoll.get()));
+    daemon.while_stopped([&] {
+      EXPECT_TRUE(bad->request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {sent.get()}));
+      EXPECT_TRUE(worse->send(std::vector<std::byte>(1)));  // it ends the session; what follows is in the queue
+      EXPECT_TRUE(worse->send({}));
+      EXPECT_TRUE(worse->send(std::vector<std::byte>(8), {queued.get()}));
+      sent.reset();
+      queued.reset();
+    });
+    EXPECT_EQ(bad->receive().err(), EINVAL);
+    EXPECT_EQ(worse->receive().err(), EPROTO);
+    EXPECT_EQ(good.create().err(), 0);
+    for (const auto* a : {&p, &c}) EXPECT_EQ(bad->detach(a->as<ringbuf_attach_reply>().attachment).err(), 0);
+    EXPECT_EQ(good.create().err(), 0);
+    EXPECT_EQ(bad->next_id(0).err(), 0) << "what it hears of is not what hangs";
+    bad.reset();
+    worse.reset();
+    EXPECT_EQ(good.create().err(), 0);
+  }
+  expect_all_closed();
+}
+
+// The kernel has one lock for all epolls that lie in others, and walks through them with it.
+TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAllNestedEpolls) {
+  RINGBUF_NEEDS_FUSE();
+  {
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client good(daemon.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    const auto made = good.create();
+    const auto c = good.attach(made.fds.at(0).get(), RINGBUF_CONSUMER);
+    const auto own_loop = epoll_of({c.fds.at(2).get()});
+    const UniqueFd ready(::eventfd(1, EFD_CLOEXEC));
+    const auto stuck = epoll_of({ready.get()}), around = epoll_of({stuck.get()}), more = epoll_of({});
+    StuckCall on_epoll(wait_on(stuck.get()));
+    std::atomic<pid_t> tid = 0;
+    std::thread walker([&] {
+      tid = ::gettid();
+      epoll_event e{};
+      ::epoll_ctl(more.get(), EPOLL_CTL_ADD, around.get(), &e);
+    });
+    eventually([&] {
+      std::ifstream stat(fmt::format("/proc/self/task/{}/stat", tid.load()));
+      std::string text;
+      std::getline(stat, text);
+      return text.find(") D ") != text.npos;
+    });
+    EXPECT_EQ(Client(daemon.socket()).create().err(), 0);
+    EXPECT_EQ(good.attach(made.fds.at(0).get(), RINGBUF_PRODUCER).err(), 0);
+    EXPECT_EQ(good.create().err(), 0);
+    on_epoll.let_go();
+    walker.join();
   }
   expect_all_closed();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "fault/failing_alloc.hpp"
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -16,6 +17,7 @@ bool fails() {
   ++allocations;
   const bool fails = allocations == fails_at || (and_later && allocations > fails_at);
   if (fails && ringbuf::test::on_failed_allocation) ringbuf::test::on_failed_allocation();
+  if (fails) errno = ENOMEM;
   return fails;
 }
 

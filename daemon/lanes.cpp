@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+#include "daemon/lanes.hpp"
+
+#include <sys/socket.h>
+
+#include <boost/asio/post.hpp>
+#include <condition_variable>
+#include <csignal>
+#include <new>
+
+#include "base/seqpacket.hpp"
+
+namespace ringbuf::daemon {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::size_t kMost = 32;                    // descriptors that wait, before no more should be given
+constexpr std::chrono::milliseconds kPatience{100}, kLittlePatience{1};
+constexpr std::chrono::seconds kImpatience{1};
+
+}  // namespace
+
+std::thread start_thread(std::function<void()> f) {
+  struct Blocked {
+    Blocked() {
+      sigset_t all;
+      ::sigfillset(&all);
+      ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    }
+    ~Blocked() { ::pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+    sigset_t before;
+  } blocked;
+  return std::thread(std::move(f));
+}
+
+// --- Lane ----------------------------------------------------------------------------------------------------------------------
+
+struct Lane::State {
+  std::mutex mutex;
+  std::condition_variable more, one_done;
+  boost::asio::io_context* io = nullptr;  // null: nobody has the lane any more
+  std::shared_ptr<Patience> patience;
+  std::shared_ptr<Work> first;
+  Work* last = nullptr;
+  std::uint64_t given = 0, done = 0;
+  std::size_t waiting = 0;  // descriptors, with those that are being closed
+  std::vector<std::function<void()>> when_it_keeps_up;
+  Clock::time_point waited_for_from{};
+};
+
+Lane::Lane(boost::asio::io_context& io, std::shared_ptr<Patience> patience) : state_(std::make_shared<State>()) {
+  state_->io = &io;
+  state_->patience = std::move(patience);
+  start_thread([state = state_] { serve(*state); }).detach();
+}
+
+void Lane::Fds::run() noexcept {
+  char unread;
+  while (drain && ::recv(all.front().get(), &unread, 1, MSG_DONTWAIT | MSG_TRUNC) > 0) {}
+  all.clear();
+}
+
+Lane::~Lane() {
+  std::lock_guard lock(state_->mutex);
+  state_->io = nullptr;
+  state_->when_it_keeps_up.clear();
+  state_->more.notify_one();
+}
+
+void Lane::run(std::shared_ptr<Work> work) noexcept {
+  State& s = *state_;
+  std::unique_lock lock(s.mutex);
+  Work* const before = std::exchange(s.last, work.get());
+  s.waiting += work->descriptors();
+  (s.first ? before->next_ : s.first) = std::move(work);
+  const std::uint64_t number = ++s.given;
+  s.more.notify_one();
+  const auto now = Clock::now();
+  if (now < s.waited_for_from) return;
+  std::unique_lock shared(s.patience->mutex);
+  const bool hurry = now < s.patience->back_at;
+  shared.unlock();
+  if (s.one_done.wait_until(lock, now + (hurry ? kLittlePatience : kPatience), [&] { return s.done >= number; })) return;
+  s.waited_for_from = Clock::now() + kImpatience;
+  shared.lock();
+  if (!hurry) s.patience->back_at = s.waited_for_from;
+}
+
+bool Lane::keeps_up() const {
+  std::lock_guard lock(state_->mutex);
+  return state_->waiting < kMost;
+}
+
+void Lane::when_it_keeps_up(std::function<void()> f) {
+  std::lock_guard lock(state_->mutex);
+  if (state_->waiting < kMost) boost::asio::post(*state_->io, std::move(f));
+  else state_->when_it_keeps_up.push_back(std::move(f));
+}
+
+void Lane::serve(State& s) noexcept {
+  std::unique_lock lock(s.mutex);
+  for (;;) {
+    s.more.wait(lock, [&] { return s.first || !s.io; });
+    if (!s.first) return;
+    auto work = std::move(s.first);
+    s.first = std::move(work->next_);
+    const std::size_t descriptors = work->descriptors();
+    lock.unlock();
+    work->run();
+    work.reset();  // whoever waits is not to find it half gone
+    lock.lock();
+    s.waiting -= descriptors;
+    ++s.done;
+    s.one_done.notify_all();
+    try {
+      while (s.waiting < kMost && !s.when_it_keeps_up.empty()) {
+        boost::asio::post(*s.io, s.when_it_keeps_up.back());
+        s.when_it_keeps_up.pop_back();
+      }
+    } catch (const std::bad_alloc&) {  // with the next one
+    }
+  }
+}
+
+// --- Lanes ---------------------------------------------------------------------------------------------------------------------
+
+std::shared_ptr<Lane> Lanes::get(std::uint64_t number) {
+  if (const auto it = lanes_.find(number); it != lanes_.end())
+    if (auto lane = it->second.lock()) return lane;
+  std::erase_if(lanes_, [](const auto& known) { return known.second.expired(); });
+  auto lane = std::make_shared<Lane>(io_, patience_);
+  lanes_.emplace(number, lane);
+  return lane;
+}
+
+// --- ForeignFd -----------------------------------------------------------------------------------------------------------------
+
+ForeignFd::ForeignFd(std::shared_ptr<Lane> lane, UniqueFd fd) {
+  if (!fd) return;
+  fds_ = std::make_shared<Lane::Fds>();
+  fds_->all.push_back(std::move(fd));
+  lane_ = std::move(lane);
+}
+
+ForeignFd& ForeignFd::operator=(ForeignFd&& other) noexcept {
+  if (this == &other) return *this;
+  reset();
+  lane_ = std::move(other.lane_);
+  fds_ = std::move(other.fds_);
+  return *this;
+}
+
+void ForeignFd::hang_up() noexcept {
+  if (!fds_) return;
+  if (ringbuf::hang_up(get())) fds_ = nullptr;  // nothing of the client's is closed with it
+  else fds_->drain = true;
+  reset();
+}
+
+void ForeignFd::reset() noexcept {
+  if (!fds_) return;
+  lane_->run(std::exchange(fds_, nullptr));
+  lane_.reset();
+}
+
+}  // namespace ringbuf::daemon

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+// What can block for as long as a client likes is done by threads, one for each uid and purpose: close(2) of a file that a client
+// may have too, and epoll_ctl(2) on an epoll that it has. Its own FUSE server flushes the file, or does not; a TCP socket lingers;
+// a thread of its own sits on the lock of an epoll, with the file in it. The daemon waits for its threads, so that what was asked
+// for is done when the answer is sent, but not for long: who gets its thread stuck waits for it, and nobody else does.
+#pragma once
+
+#include <sys/types.h>
+
+#include <boost/asio/io_context.hpp>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/unique_fd.hpp"
+
+namespace ringbuf::daemon {
+
+// With all signals blocked: they are for the thread of the io_context. Throws std::system_error.
+std::thread start_thread(std::function<void()> f);
+
+class Lane {
+ public:
+  class Work {
+   public:
+    Work() = default;
+    Work(const Work&) = delete;
+    virtual ~Work() = default;
+    virtual void run() noexcept = 0;
+    virtual std::size_t descriptors() const { return 0; }  // that it will close
+
+   private:
+    friend class Lane;
+    std::shared_ptr<Work> next_;
+  };
+  // Descriptors to be closed.
+  struct Fds : Work {
+    void run() noexcept override;
+    std::size_t descriptors() const override { return all.size(); }
+    std::vector<UniqueFd> all;
+    bool drain = false;  // first, it is a connection
+  };
+
+  // How long lanes are waited for. Those that share one are waited for 100 ms together in a second, and 1 ms each beyond that; none
+  // is waited for again in that second.
+  struct Patience {
+    std::mutex mutex;
+    std::chrono::steady_clock::time_point back_at{};
+  };
+
+  // Throws std::system_error if no thread can be started, bad_alloc.
+  Lane(boost::asio::io_context& io, std::shared_ptr<Patience> patience);
+  Lane(const Lane&) = delete;
+  ~Lane();  // what waits to be run will be
+
+  // Has it run after what was given before. On return it has, unless that takes longer than there is patience. REQUIRES: it does
+  // not wait to be run already. Any thread.
+  void run(std::shared_ptr<Work> work) noexcept;
+  // False: many descriptors wait to be closed. Then who gives more should not before `f`, which is called in the thread of the
+  // io_context.
+  bool keeps_up() const;
+  void when_it_keeps_up(std::function<void()> f);
+
+ private:
+  struct State;
+  static void serve(State& s) noexcept;
+  const std::shared_ptr<State> state_;  // with the thread, which outlives this if it is stuck
+};
+
+class Lanes {
+ public:
+  explicit Lanes(boost::asio::io_context& io) : io_(io), patience_(std::make_shared<Lane::Patience>()) {}
+  Lanes(const Lanes&) = delete;
+
+  // Of a uid's clients; a thread each, as long as somebody has them. Throw what Lane does. Thread of the io_context.
+  std::shared_ptr<Lane> closing(uid_t uid) { return get(uid); }
+  std::shared_ptr<Lane> waits(uid_t uid) { return get(uid | std::uint64_t{1} << 32); }  // closing is stuck by mere accident, too
+
+ private:
+  std::shared_ptr<Lane> get(std::uint64_t number);
+  boost::asio::io_context& io_;
+  const std::shared_ptr<Lane::Patience> patience_;
+  std::unordered_map<std::uint64_t, std::weak_ptr<Lane>> lanes_;
+};
+
+// A descriptor whose file a client may have too, or that has such in its queue: closed in the client's lane. Any thread.
+class ForeignFd {
+ public:
+  ForeignFd() = default;
+  ForeignFd(std::shared_ptr<Lane> lane, UniqueFd fd);
+  ForeignFd(ForeignFd&&) noexcept = default;
+  ForeignFd& operator=(ForeignFd&& other) noexcept;
+  ~ForeignFd() { reset(); }
+
+  int get() const { return fds_ ? fds_->all.front().get() : -1; }
+  explicit operator bool() const { return get() >= 0; }
+  UniqueFd& file() { return fds_->all.front(); }  // REQUIRES: there is one, and no client has it yet
+  void reset() noexcept;
+  void hang_up() noexcept;  // it is a connection (base/seqpacket.hpp): the peer reads what it was sent last, then the end
+
+ private:
+  std::shared_ptr<Lane> lane_;
+  std::shared_ptr<Lane::Fds> fds_;
+};
+
+}  // namespace ringbuf::daemon

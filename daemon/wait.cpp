@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+#include "daemon/wait.hpp"
+
+#include <spdlog/spdlog.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "base/notify.hpp"
+
+namespace ringbuf::daemon {
+namespace {
+
+constexpr std::chrono::milliseconds kPause{10};  // between looks at those with something left to do
+
+// Makes each write to `signal` an edge for those who wait on `epoll`; or errno. A consumer can fill its own or nest it too deeply;
+// then it misses wakeups, and nobody else suffers.
+int put_in(int epoll, int signal) {
+  const auto added = epoll_add_edge(epoll, signal);
+  if (added || added.error().err == EEXIST || added.error().err == EINVAL || added.error().err == ELOOP) return 0;
+  return added.error().err;
+}
+
+}  // namespace
+
+// --- Waits ---------------------------------------------------------------------------------------------------------------------
+
+Waits::~Waits() {
+  unsettled_.clear_and_dispose([](Wait* wait) { std::exchange(wait->self_, nullptr).reset(); });
+}
+
+std::size_t Waits::unsettled(uid_t uid) const {
+  return static_cast<std::size_t>(std::count_if(unsettled_.begin(), unsettled_.end(), [&](auto& w) { return w.uid_ == uid; }));
+}
+
+void Waits::watch(Wait& wait) noexcept {
+  if (!wait.self_) {
+    wait.self_ = wait.shared_from_this();
+    unsettled_.push_back(wait);
+  }
+  if (!running_) look_again();
+}
+
+void Waits::look_again() noexcept {
+  try {
+    timer_.expires_after(kPause);
+    timer_.async_wait([this](const boost::system::error_code& ec) {
+      if (!ec) look();
+    });
+    running_ = true;
+  } catch (const std::exception&) {  // no memory: the next one that is watched tries again
+  }
+}
+
+void Waits::look() noexcept {
+  running_ = false;
+  for (auto at = unsettled_.begin(); at != unsettled_.end();)
+    if (Wait& wait = *at++; wait.try_again()) {
+      const std::uint64_t one = 1;
+      (void)!::write(wait.kick_->get(), &one, sizeof one);
+    } else {
+      unsettled_.erase(unsettled_.iterator_to(wait));
+      std::exchange(wait.self_, nullptr).reset();
+    }
+  if (!unsettled_.empty()) look_again();
+}
+
+// --- Wait ----------------------------------------------------------------------------------------------------------------------
+
+Wait::Wait(Waits& waits, uid_t uid, UniqueFd epoll, Signal kick)
+    : waits_(waits),
+      uid_(uid),
+      lane_(waits.lanes.waits(uid)),
+      epoll_(waits.lanes.closing(uid), std::move(epoll)),
+      kick_(std::move(kick)) {}
+
+Result<void> Wait::put(const Signal& signal) {
+  settled_.push_back({signal, true, true});
+  const int err = put_in(fd(), signal->get());
+  if (err == 0) return {};
+  settled_.pop_back();
+  return fail(err, "add to an epoll");
+}
+
+Result<void> Wait::add(const Signal& signal) {
+  {
+    std::lock_guard lock(mutex_);
+    changing_.push_back({signal, true, false});
+  }
+  settle();
+  std::lock_guard lock(mutex_);
+  if (error_ == 0 || changing_.empty()) return {};
+  changing_.pop_back();
+  return fail(error_, "add to an epoll");
+}
+
+// Explicitly, because an eventfd lives on while a client has a copy of it. The client may have done it already.
+void Wait::remove(const Signal& signal) noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    const auto is = [&](const Item& item) { return item.signal == signal; };
+    const auto in = std::find_if(settled_.begin(), settled_.end(), is),
+               changing = std::find_if(changing_.begin(), changing_.end(), is);
+    if (in != settled_.end()) take_out(in);
+    else if (changing == changing_.end()) return;
+    else changing->wanted = false;
+    changing_.remove_if([](const Item& item) { return !item.wanted && !item.in; });
+  }
+  settle();
+}
+
+// A copy of the epoll that the client keeps must not make the producers' signals dearer for ever.
+void Wait::remove_all() noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    while (!settled_.empty()) take_out(settled_.begin());
+    for (Item& item : changing_) item.wanted = false;
+    changing_.remove_if([](const Item& item) { return !item.in; });
+  }
+  settle();
+}
+
+void Wait::take_out(std::list<Item>::iterator settled) noexcept {
+  settled->wanted = false;
+  changing_.splice(changing_.end(), settled_, settled);
+}
+
+void Wait::settle() noexcept {
+  if (try_again()) waits_.watch(*this);
+}
+
+// False: nothing is left to do.
+bool Wait::try_again() noexcept {
+  std::unique_lock lock(mutex_);
+  if (changing_.empty()) return false;
+  if (!std::exchange(scheduled_, true)) {
+    lock.unlock();
+    lane_->run(shared_from_this());
+    lock.lock();
+  }
+  return !changing_.empty();
+}
+
+void Wait::run() noexcept {
+  std::list<Item> gone;  // let go of without the mutex
+  std::unique_lock lock(mutex_);
+  error_ = 0;
+  while (!changing_.empty()) {
+    const auto item = changing_.begin();  // stays where it is while it is worked at, because it may be in
+    const bool wanted = item->wanted;
+    item->in = true;
+    lock.unlock();
+    int err = 0;
+    if (wanted) err = put_in(fd(), item->signal->get());
+    else ::epoll_ctl(fd(), EPOLL_CTL_DEL, item->signal->get(), nullptr);
+    lock.lock();
+    if (err != 0) {  // memory or watches are wanting
+      error_ = err;
+      if (!std::exchange(told_, true)) spdlog::error("uid {} has an epoll that cannot be added to: {}", uid_, std::strerror(err));
+      break;
+    }
+    if (item->wanted != wanted) continue;
+    if (wanted) settled_.splice(settled_.end(), changing_, item);
+    else gone.splice(gone.end(), changing_, item);
+  }
+  scheduled_ = false;
+}
+
+}  // namespace ringbuf::daemon

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// What a consumer sleeps on: an epoll with the signals of all producers in it, and a kick. Whoever has an epoll can hold its lock
+// for ever (in epoll_wait(2), with memory to be written whose page faults it answers itself), so from when its client has it on
+// it is changed in that client's lane only. A signal that comes late is not lost: what is readable when it is put in is reported
+// at once; and while something is left to do the consumer is kicked again and again, because its producers may come and go.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <boost/intrusive/list.hpp>
+#include <list>
+#include <memory>
+#include <mutex>
+
+#include "base/result.hpp"
+#include "daemon/lanes.hpp"
+
+namespace ringbuf::daemon {
+
+class Waits;
+
+// An eventfd: a producer's, or the kick of a map, which no client ever has.
+using Signal = std::shared_ptr<ForeignFd>;
+
+class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, public boost::intrusive::list_base_hook<> {
+ public:
+  // Throws what Lane does.
+  Wait(Waits& waits, uid_t uid, UniqueFd epoll, Signal kick);
+
+  int fd() const { return epoll_.get(); }
+  // Before its client is given it.
+  Result<void> put(const Signal& signal);
+  // From then on. Takes no longer than Lane::run; without an error it will be in, sooner or later. May throw bad_alloc.
+  Result<void> add(const Signal& signal);
+  void remove(const Signal& signal) noexcept;  // null: nothing
+  void remove_all() noexcept;
+  // Of one that another daemon has left: what should be in it, or should not and may be. Then settle(). May throw bad_alloc.
+  void expect(const Signal& signal, bool wanted) { changing_.push_back({signal, wanted, true}); }
+  void settle() noexcept;
+
+  void run() noexcept override;
+
+ private:
+  friend class Waits;
+  struct Item {
+    Signal signal;
+    bool wanted;
+    bool in;  // or may be
+  };
+  void take_out(std::list<Item>::iterator settled) noexcept;
+  bool try_again() noexcept;
+
+  Waits& waits_;
+  const uid_t uid_;
+  const std::shared_ptr<Lane> lane_;
+  const ForeignFd epoll_;
+  const Signal kick_;
+  std::shared_ptr<Wait> self_;  // while it is watched
+  std::mutex mutex_;            // of all that follows
+  std::list<Item> settled_, changing_;
+  int error_ = 0;  // of the last change
+  bool scheduled_ = false;
+  bool told_ = false;
+};
+
+// Those that are not settled, for whatever reason. Thread of the io_context.
+class Waits {
+ public:
+  Waits(boost::asio::io_context& io, Lanes& l) : lanes(l), timer_(io) {}
+  Waits(const Waits&) = delete;
+  ~Waits();
+  // Of a uid's clients, those included that are gone. As many as a uid may have when it asks for another.
+  std::size_t unsettled(uid_t uid) const;
+  static constexpr std::size_t kMost = 1024;
+
+  Lanes& lanes;
+
+ private:
+  friend class Wait;
+  void watch(Wait& wait) noexcept;
+  void look_again() noexcept;
+  void look() noexcept;
+
+  boost::intrusive::list<Wait> unsettled_;
+  boost::asio::steady_timer timer_;  // runs only while there are some
+  bool running_ = false;
+};
+
+}  // namespace ringbuf::daemon
