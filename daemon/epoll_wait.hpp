@@ -4,7 +4,6 @@
 // memory whose page faults it answers itself). So a thread polls it, and tells the thread of the io_context.
 #pragma once
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 
@@ -27,9 +26,8 @@ class EpollWait {
   // f() whenever it is readable, which f must end. Throws what Asio and std::thread throw, and for want of a descriptor.
   void start(UniqueFd epoll, std::function<void()> f) {
     epoll_ = std::move(epoll);
-    tell_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    end_.reset(::eventfd(0, EFD_CLOEXEC));
-    UniqueFd told(::fcntl(tell_.get(), F_DUPFD_CLOEXEC, 0));
+    UniqueFd told(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (told) end_.reset(::eventfd(0, EFD_CLOEXEC));
     if (!told || !end_) throw std::system_error(errno, std::generic_category(), "cannot create an eventfd");
     told_.start(std::move(told), [this, f = std::move(f)] {
       f();  // if it throws, it is called again
@@ -40,7 +38,7 @@ class EpollWait {
   }
   void close() {
     if (thread_.joinable()) {
-      while (::eventfd_write(end_.get(), 1) < 0) {}  // it was interrupted
+      while (::eventfd_write(end_.get(), 1) < 0) {}  // nothing can make it fail but an interruption
       handled_.release();
       thread_.join();
     }
@@ -48,20 +46,20 @@ class EpollWait {
   }
 
  private:
-  void wait() const {
+  void wait() {
     for (;;) {
       pollfd p[2] = {{epoll_.get(), POLLIN, 0}, {end_.get(), POLLIN, 0}};
-      if (::poll(p, 2, -1) < 0 && errno != EINTR) return;
+      if (::poll(p, 2, -1) < 0) continue;
       if (p[1].revents) return;
       if (!p[0].revents) continue;
-      ::eventfd_write(tell_.get(), 1);
+      ::eventfd_write(told_.fd(), 1);
       handled_.acquire();
     }
   }
 
   StandingWait told_;
-  UniqueFd epoll_, tell_, end_;
-  mutable std::counting_semaphore<> handled_{0};
+  UniqueFd epoll_, end_;
+  std::counting_semaphore<> handled_{0};
   std::thread thread_;
 };
 

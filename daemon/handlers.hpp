@@ -18,7 +18,7 @@
 
 namespace ringbuf::daemon {
 
-// What the daemon is made of. One thread.
+// What the daemon is made of. Thread of the io_context.
 struct Core {
   Keeper& keeper;
   Lanes lanes;

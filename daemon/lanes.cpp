@@ -3,10 +3,12 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <condition_variable>
 #include <csignal>
 #include <new>
+#include <utility>
 
 #include "base/seqpacket.hpp"
 
@@ -16,7 +18,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMost = 32;                    // descriptors that wait, before no more should be given
 constexpr std::chrono::milliseconds kPatience{100}, kLittlePatience{1};
-constexpr std::chrono::seconds kImpatience{1};
+constexpr std::chrono::milliseconds kUsual{20};  // on a busy machine
+constexpr std::chrono::seconds kPause{1};
 
 }  // namespace
 
@@ -55,8 +58,7 @@ Lane::Lane(boost::asio::io_context& io, std::shared_ptr<Patience> patience) : st
 }
 
 void Lane::Fds::run() noexcept {
-  char unread;
-  while (drain && ::recv(all.front().get(), &unread, 1, MSG_DONTWAIT | MSG_TRUNC) > 0) {}
+  while (drain && !ringbuf::hang_up(all.front().get())) ::recv(all.front().get(), nullptr, 0, MSG_DONTWAIT);
   all.clear();
 }
 
@@ -78,12 +80,15 @@ void Lane::run(std::shared_ptr<Work> work) noexcept {
   const auto now = Clock::now();
   if (now < s.waited_for_from) return;
   std::unique_lock shared(s.patience->mutex);
-  const bool hurry = now < s.patience->back_at;
+  const auto spent = std::max<Clock::duration>(s.patience->back_at - now, {}) / 10;
   shared.unlock();
-  if (s.one_done.wait_until(lock, now + (hurry ? kLittlePatience : kPatience), [&] { return s.done >= number; })) return;
-  s.waited_for_from = Clock::now() + kImpatience;
+  const auto until = now + std::max<Clock::duration>(kPatience - spent, kLittlePatience);
+  const bool done = s.one_done.wait_until(lock, until, [&] { return s.done >= number; });
+  const auto then = Clock::now();
+  if (!done) s.waited_for_from = then + kPause;
+  if (done && then - now <= kUsual) return;
   shared.lock();
-  if (!hurry) s.patience->back_at = s.waited_for_from;
+  s.patience->back_at = std::min(std::max(s.patience->back_at, now) + 10 * (then - now), then + kPause);
 }
 
 bool Lane::keeps_up() const {
@@ -95,6 +100,11 @@ void Lane::when_it_keeps_up(std::function<void()> f) {
   std::lock_guard lock(state_->mutex);
   if (state_->waiting < kMost) boost::asio::post(*state_->io, std::move(f));
   else state_->when_it_keeps_up.push_back(std::move(f));
+}
+
+bool Lane::idle() const {
+  std::lock_guard lock(state_->mutex);
+  return state_->done == state_->given;
 }
 
 void Lane::serve(State& s) noexcept {
@@ -125,12 +135,10 @@ void Lane::serve(State& s) noexcept {
 // --- Lanes ---------------------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<Lane> Lanes::get(std::uint64_t number) {
-  if (const auto it = lanes_.find(number); it != lanes_.end())
-    if (auto lane = it->second.lock()) return lane;
-  std::erase_if(lanes_, [](const auto& known) { return known.second.expired(); });
-  auto lane = std::make_shared<Lane>(io_, patience_);
-  lanes_.emplace(number, lane);
-  return lane;
+  if (const auto it = lanes_.find(number); it != lanes_.end()) return it->second;
+  // But for those that are stuck: who has gone and comes again is to find it so.
+  std::erase_if(lanes_, [](const auto& lane) { return lane.second.use_count() == 1 && lane.second->idle(); });
+  return lanes_.emplace(number, std::make_shared<Lane>(io_, patience_)).first->second;
 }
 
 // --- ForeignFd -----------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What can block for as long as a client likes is done by threads, one for each uid and purpose: close(2) of a file that a client
-// may have too, and epoll_ctl(2) on an epoll that it has. Its own FUSE server flushes the file, or does not; a TCP socket lingers;
-// a thread of its own sits on the lock of an epoll, with the file in it. The daemon waits for its threads, so that what was asked
+// What can block for as long as a client likes is done by threads, one for each uid and purpose: close(2) of a file that a
+// client may have too, and epoll_ctl(2) on an epoll that it has. Its own FUSE server flushes the file, or does not; a TCP socket
+// lingers; a thread of its own sits on the lock of an epoll, with the file in it. The daemon waits for its threads, so that what was asked
 // for is done when the answer is sent, but not for long: who gets its thread stuck waits for it, and nobody else does.
 #pragma once
 
@@ -44,14 +44,15 @@ class Lane {
     void run() noexcept override;
     std::size_t descriptors() const override { return all.size(); }
     std::vector<UniqueFd> all;
-    bool drain = false;  // first, it is a connection
+    bool drain = false;  // it is a connection: read it empty first
   };
 
-  // How long lanes are waited for. Those that share one are waited for 100 ms together in a second, and 1 ms each beyond that; none
-  // is waited for again in that second.
+  // How long lanes are waited for. What is done within 20 ms costs nothing, because on a busy machine it may take as long. Else those
+  // that share one are waited for 100 ms together in a second, and beyond that 1 ms each time. One that was waited for in vain is
+  // not waited for again in the next second.
   struct Patience {
     std::mutex mutex;
-    std::chrono::steady_clock::time_point back_at{};
+    std::chrono::steady_clock::time_point back_at{};  // ten times what was waited, from when it was
   };
 
   // Throws std::system_error if no thread can be started, bad_alloc.
@@ -62,10 +63,11 @@ class Lane {
   // Has it run after what was given before. On return it has, unless that takes longer than there is patience. REQUIRES: it does
   // not wait to be run already. Any thread.
   void run(std::shared_ptr<Work> work) noexcept;
-  // False: many descriptors wait to be closed. Then who gives more should not before `f`, which is called in the thread of the
-  // io_context.
+  // False: 32 descriptors or more wait to be closed. Then who gives more should not before `f`, which is called unless the lane
+  // goes first. Thread of the io_context.
   bool keeps_up() const;
   void when_it_keeps_up(std::function<void()> f);
+  bool idle() const;
 
  private:
   struct State;
@@ -78,7 +80,8 @@ class Lanes {
   explicit Lanes(boost::asio::io_context& io) : io_(io), patience_(std::make_shared<Lane::Patience>()) {}
   Lanes(const Lanes&) = delete;
 
-  // Of a uid's clients; a thread each, as long as somebody has them. Throw what Lane does. Thread of the io_context.
+  // Of a uid's clients; a thread each, until nobody has it and nothing is left to do. Throw what Lane does. Thread of the
+  // io_context.
   std::shared_ptr<Lane> closing(uid_t uid) { return get(uid); }
   std::shared_ptr<Lane> waits(uid_t uid) { return get(uid | std::uint64_t{1} << 32); }  // closing is stuck by mere accident, too
 
@@ -86,7 +89,7 @@ class Lanes {
   std::shared_ptr<Lane> get(std::uint64_t number);
   boost::asio::io_context& io_;
   const std::shared_ptr<Lane::Patience> patience_;
-  std::unordered_map<std::uint64_t, std::weak_ptr<Lane>> lanes_;
+  std::unordered_map<std::uint64_t, std::shared_ptr<Lane>> lanes_;
 };
 
 // A descriptor whose file a client may have too, or that has such in its queue: closed in the client's lane. Any thread.
@@ -94,6 +97,7 @@ class ForeignFd {
  public:
   ForeignFd() = default;
   ForeignFd(std::shared_ptr<Lane> lane, UniqueFd fd);
+  ForeignFd(std::shared_ptr<Lane> lane, std::shared_ptr<Lane::Fds> one) noexcept : lane_(std::move(lane)), fds_(std::move(one)) {}
   ForeignFd(ForeignFd&&) noexcept = default;
   ForeignFd& operator=(ForeignFd&& other) noexcept;
   ~ForeignFd() { reset(); }
@@ -101,6 +105,7 @@ class ForeignFd {
   int get() const { return fds_ ? fds_->all.front().get() : -1; }
   explicit operator bool() const { return get() >= 0; }
   UniqueFd& file() { return fds_->all.front(); }  // REQUIRES: there is one, and no client has it yet
+  void use(std::shared_ptr<Lane> lane) noexcept { lane_ = std::move(lane); }
   void reset() noexcept;
   void hang_up() noexcept;  // it is a connection (base/seqpacket.hpp): the peer reads what it was sent last, then the end
 

@@ -106,7 +106,8 @@ Answer<std::unique_ptr<Attachment>> Map::attach(unsigned role, const Holder& hol
     if (count(RINGBUF_CONSUMER) >= RINGBUF_MAX_CONSUMERS)  // each producer is in the wait of each
       return refuse(EUSERS, fmt::format("{} has {} consumers, as many as a map can have", label(), RINGBUF_MAX_CONSUMERS));
     if (waits_.unsettled(holder.uid) >= Waits::kMost)
-      return refuse(EDQUOT, fmt::format("somebody holds the locks of {} epolls that uid {} got from the daemon; let go of them",
+      return refuse(EDQUOT, fmt::format("{} changes are left to do in epolls that uid {} got from the daemon: somebody holds their "
+                                        "locks, or memory or watches are wanting",
                                         Waits::kMost, holder.uid));
   }
   attachments_.reserve(attachments_.size() + 1);  // joining must not fail half-way
@@ -245,14 +246,18 @@ std::unique_ptr<Attachment> Map::resume(const AttachmentEntry& e, UniqueFd event
 }
 
 // The daemon before may have been killed between two of them. What is in already is so under the same number.
-void Map::resume_connections() {
+void Map::expect_connections() {
   for (const Attachment* a : attachments_) {
     if (!a->wait_) continue;
     a->wait_->expect(kick_, true);
     for (const Attachment* other : attachments_)
       if (other->signal_) a->wait_->expect(other->signal_, !other->ended());
-    a->wait_->settle();
   }
+}
+
+void Map::resume_connections() {
+  for (const Attachment* a : attachments_)
+    if (a->wait_) a->wait_->settle();
   // Whoever woke a consumer and ended before it had looked has taken the wakeup along.
   kick();
 }

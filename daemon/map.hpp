@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // One map, a ring or a map of maps, and those who have attached to it. The daemon touches memory and descriptors that clients can
-// write by pread(2), by epoll_ctl(2) and through mappings only (anything that takes the lock of an inode can wait for ever:
-// chmod, pwrite, fallocate), and never writes an eventfd that a client holds. Every word of a mapping is untrusted.
+// write by pread(2) and through mappings only (anything that takes the lock of an inode can wait for ever: chmod, pwrite,
+// fallocate; epoll_ctl(2) too, hence wait.hpp), and never writes an eventfd that a client holds. Every word of a mapping is untrusted.
 #pragma once
 
 #include <bitset>
@@ -109,10 +109,11 @@ class Map : public std::enable_shared_from_this<Map> {
 
   // Its entry in the state. Before anybody hears of it.
   Result<void> enter(State& state);
-  // What another daemon has left: the map, each attachment, and when these are there again what was between them. `kick` may be
-  // none. Throw for want of something.
+  // What another daemon has left: the map, each attachment, and when these are there again what was between them; then those who
+  // have gone are ended, and it is brought about. `kick` may be none. Throw for want of something.
   void resume(Kept kept, UniqueFd kick);
   std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, UniqueFd event, Kept kept, Charge charge);
+  void expect_connections();
   void resume_connections();
 
   const std::uint32_t id;

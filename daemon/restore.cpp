@@ -25,6 +25,7 @@ class Restorer {
     each(Kind::Attachment, [this](auto& e, auto n) { attachment(e.attachment, n); });
     each(Kind::Token, [this](auto& e, auto n) { token(e.token, n); });
     each(Kind::Pin, [this](auto& e, auto n) { pin(e.pin, n); });
+    for (const auto& map : maps_) map->expect_connections();
     for (auto& attachment : nobodys_) core_.reaper.end(std::move(attachment));
     core_.clients.bury_dead();
     core_.maps.drop_dead_tokens();

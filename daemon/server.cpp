@@ -27,10 +27,10 @@ void ensure_descriptors(const Limits& limits) {
                r.rlim_max, needed);
 }
 
-// A connection from before the daemon was there may be without it.
-bool ask_for_credentials(int socket) {
+// A connection that was made before the daemon listened may not have it.
+void ask_for_credentials(int socket) {
   const int on = 1;
-  return ::setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0;
+  ::setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
 }
 
 UniqueFd spare_descriptor() { return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)); }
@@ -133,9 +133,27 @@ void Server::stop() {
   sessions_.clear();
 }
 
+// In our own lane until it is known whose it is.
+ForeignFd Server::accept() {
+  std::shared_ptr<Lane::Fds> one;
+  try {
+    one = std::make_shared<Lane::Fds>();
+    one->all.reserve(1);
+  } catch (const std::bad_alloc&) {  // closed right here, rather than looked at over and over
+  }
+  UniqueFd fd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!fd) return {};
+  if (!one || one->all.capacity() == 0) {
+    fd.reset();
+    errno = EAGAIN;
+    return {};
+  }
+  one->all.push_back(std::move(fd));
+  return {lane_, std::move(one)};
+}
+
 void Server::on_acceptable() {
-  UniqueFd socket(::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (socket) {
+  if (ForeignFd socket = accept()) {
     if (std::exchange(shortage_logged_, false)) spdlog::info("connections are accepted again");
     return open_session(std::move(socket));
   }
@@ -150,12 +168,11 @@ void Server::on_acceptable() {
 void Server::turn_away_one() {
   spare_.reset();
   bool accepted = false;
-  if (UniqueFd socket{::accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)})
-    if (const auto peer = identify(socket.get())) {
-      ask_for_credentials(socket.get());
-      ForeignFd(core_->lanes.closing(peer->uid), std::move(socket)).hang_up();
-      accepted = true;
-    }
+  if (ForeignFd socket = accept()) {
+    ask_for_credentials(socket.get());
+    socket.hang_up();
+    accepted = true;
+  }
   spare_ = spare_descriptor();
   if (accepted && spare_) return;
   accept_later();
@@ -171,18 +188,18 @@ void Server::accept_later() {
   listener_.pause();
 }
 
-void Server::open_session(UniqueFd accepted) {
-  auto peer = identify(accepted.get());
+void Server::open_session(ForeignFd socket) {
+  auto peer = identify(socket.get());
   if (!peer) {
     spdlog::warn("cannot {}: {}", peer.error().op, std::strerror(peer.error().err));
     return;
   }
   const uid_t uid = peer->uid;
-  ask_for_credentials(accepted.get());
+  ask_for_credentials(socket.get());
   const int buffer = kSendBuffer;
-  ::setsockopt(accepted.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer);
   try {
-    ForeignFd socket(core_->lanes.closing(uid), std::move(accepted));
+    socket.use(core_->lanes.closing(uid));
     auto charge = core_->quota.charge(Resource::Sessions, peer->uid);
     // At the limit those who are counted already must be able to come back.
     if (!charge && may_come_back(uid)) charge = Charge();
@@ -195,8 +212,8 @@ void Server::open_session(UniqueFd accepted) {
     }
     const auto session = std::make_shared<Session>(io_, std::move(socket), std::move(*peer), std::move(*charge), *core_,
                                                    [this](Session* ended) { sessions_.erase(ended); });
+    session->read_next();  // if that fails, it is forgotten
     sessions_.emplace(session.get(), session);
-    session->read_next();
   } catch (const std::exception& e) {
     core_->log.tell(spdlog::level::err, uid, [&] { return fmt::format("cannot open a session of uid {}: {}", uid, e.what()); });
   }

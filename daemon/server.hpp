@@ -48,7 +48,8 @@ class Server {
   void on_acceptable();
   void turn_away_one();
   void accept_later();
-  void open_session(UniqueFd accepted);
+  ForeignFd accept();
+  void open_session(ForeignFd socket);
   bool may_come_back(uid_t uid) const;
 
   boost::asio::io_context& io_;

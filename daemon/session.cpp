@@ -7,6 +7,7 @@
 #include <array>
 #include <boost/asio/error.hpp>
 #include <new>
+#include <system_error>
 
 namespace ringbuf::daemon {
 
@@ -33,6 +34,7 @@ void Session::close() {
   if (caller_.client) caller_.client->on_end = nullptr;  // ours: who resumes a client ends its session first
   caller_.client.reset();
   if (!socket_.is_open()) return;
+  close_received();
   socket_.release();
   connection_.hang_up();
   spdlog::debug("session closed: pid {}, uid {}", caller_.peer.pid, caller_.peer.uid);
@@ -81,15 +83,15 @@ void Session::on_readable() {
   Frame frame;
   std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
   frame.refuse_fds = [this](std::vector<UniqueFd> fds) {
-    if (fds.empty()) return;
     received_->all = std::move(fds);
-    close_copies(received_);
+    close_received();
   };
   const auto received = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
   if (received && !*received) return end();
   if (received) {
-    Reply reply = answer(frame);
-    frame.refuse_fds(std::move(frame.fds));
+    received_->all = std::move(frame.fds);
+    Reply reply = answer(frame, received_->all);
+    close_received();
     return answer_with(std::move(reply));
   }
   if (const int err = received.error().err; err == EAGAIN) return read_next();
@@ -104,7 +106,7 @@ void Session::on_readable() {
   send(refusal(hdr, {EPROTO, fmt::format("the message carries more than {} descriptors", RINGBUF_WIRE_MAX_FDS), true}));
 }
 
-Session::Reply Session::answer(const Frame& frame) {
+Session::Reply Session::answer(const Frame& frame, const std::vector<UniqueFd>& fds) {
   const auto message = wire::decode(frame.bytes());
   if (!message) {
     ringbuf_wire_hdr hdr{};
@@ -119,7 +121,7 @@ Session::Reply Session::answer(const Frame& frame) {
     Reply reply;
     reply.frame.reserve(RINGBUF_WIRE_MAX);  // now: what has been done must not be answered with ENOMEM
     reply.fds = std::make_shared<Lane::Fds>();
-    auto payload = handle(core_, caller_, *message, frame.fds);
+    auto payload = handle(core_, caller_, *message, fds);
     if (!payload) return refusal(hdr, payload.error());
     spdlog::debug("{} of pid {} done", wire::command_name(hdr.cmd), caller_.peer.pid);
     wire::encode_into(reply.frame, {hdr.cmd, 0, hdr.seq, 0, 0}, payload->body);
@@ -127,7 +129,13 @@ Session::Reply Session::answer(const Frame& frame) {
     return reply;
   } catch (const std::bad_alloc&) {
     return refusal(hdr, {ENOMEM, "the daemon has no memory left; try again", false});
+  } catch (const std::system_error&) {
+    return refusal(hdr, {EAGAIN, "the daemon cannot start a thread now; try again", false});
   }
+}
+
+void Session::close_received() noexcept {
+  if (received_ && !received_->all.empty()) lane_->run(std::exchange(received_, nullptr));
 }
 
 Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why) {
@@ -141,12 +149,6 @@ Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why)
     spdlog::debug("{} of pid {}, uid {} refused: {}", command, peer.pid, peer.uid, why.text);
   }
   return {wire::encode_error({hdr.cmd, 0, hdr.seq, 0, 0}, why.err, why.text), {}, why.fatal};
-}
-
-void Session::close_copies(std::shared_ptr<Lane::Fds> fds) noexcept {
-  if (!fds || fds->all.empty()) return;
-  if (fds == received_) received_ = nullptr;
-  lane_->run(std::move(fds));
 }
 
 // A reply waits until the keeper has been told of what it speaks of: what a client knows of outlives the daemon.
@@ -166,7 +168,7 @@ void Session::send(Reply reply) {
   const auto sent = send_frame(socket_.native_handle(), reply.frame, std::span(fds).first(count), MSG_DONTWAIT);
   if (reply.last) return end();
   if (sent) {
-    close_copies(std::move(reply.fds));
+    if (count) lane_->run(std::move(reply.fds));
     return read_next();
   }
   if (sent.error().err != EAGAIN) {

@@ -38,11 +38,11 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   void on_readable();
-  Reply answer(const Frame& frame);
+  Reply answer(const Frame& frame, const std::vector<UniqueFd>& fds);
+  void close_received() noexcept;
   Reply refusal(const ringbuf_wire_hdr& hdr, const Refusal& why);
   void answer_with(Reply reply);
   void send(Reply reply);
-  void close_copies(std::shared_ptr<Lane::Fds> fds) noexcept;
   void end();
   void warn(const std::string& text) { core_.log.write(spdlog::level::warn, caller_.peer.uid, text); }
   template <class F>

@@ -31,7 +31,7 @@ namespace {
 constexpr std::uint64_t kMagic = 0x3330657461747372;  // "rstate03": changes with every change of an entry's meaning
 constexpr std::uint32_t kStep = 256;                  // entries that the file grows by, at least
 
-// Descriptors that have their entries' numbers begin here; the others are below.
+// Descriptors that have their entries' numbers begin here. Others are below as long as there are fewer of them.
 int numbers_from() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);

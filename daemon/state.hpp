@@ -103,7 +103,8 @@ class Kept {
   T* entry() const;
   // False: it will not be kept, which the log says. What there is again without it may be used all the same.
   bool hold(Held what, int fd);
-  // The same file under the number that is this entry's with every daemon, if that is free: epoll knows a file by its number, too.
+  // The same file under this entry's number, which is the same with every daemon, or another if that is taken or too high: epoll
+  // knows a file by its number, too.
   UniqueFd at_its_number(UniqueFd fd) const noexcept;
 
  private:

@@ -129,11 +129,12 @@ int Supervisor::run() {
   return *leave_;
 }
 
+// errno, as what is tried with it.
 bool Supervisor::new_lane() try {
   lane_ = std::make_shared<Lane>(unused_, std::make_shared<Lane::Patience>());
   return true;
-} catch (const std::system_error& e) {
-  errno = e.code().value();
+} catch (const std::exception&) {
+  errno = EAGAIN;
   return false;
 }
 

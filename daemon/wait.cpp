@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <exception>
+#include <utility>
 
 #include "base/notify.hpp"
 
@@ -17,8 +19,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kPause{10};  // between looks at those with something left to do
 
-// Makes each write to `signal` an edge for those who wait on `epoll`; or errno. A consumer can fill its own or nest it too deeply;
-// then it misses wakeups, and nobody else suffers.
+// Makes each write to `signal` an edge for those who wait on `epoll`; or errno. A consumer can fill its own or nest it too
+// deeply; then it misses wakeups, and nobody else suffers.
 int put_in(int epoll, int signal) {
   const auto added = epoll_add_edge(epoll, signal);
   if (added || added.error().err == EEXIST || added.error().err == EINVAL || added.error().err == ELOOP) return 0;
@@ -34,7 +36,10 @@ Waits::~Waits() {
 }
 
 std::size_t Waits::unsettled(uid_t uid) const {
-  return static_cast<std::size_t>(std::count_if(unsettled_.begin(), unsettled_.end(), [&](auto& w) { return w.uid_ == uid; }));
+  std::size_t n = 0;
+  for (Wait& wait : unsettled_)
+    if (wait.uid_ == uid) n += wait.changes();
+  return n;
 }
 
 void Waits::watch(Wait& wait) noexcept {
@@ -58,13 +63,17 @@ void Waits::look_again() noexcept {
 
 void Waits::look() noexcept {
   running_ = false;
+  const Signal* kicked = nullptr;  // those of a map are mostly neighbours
   for (auto at = unsettled_.begin(); at != unsettled_.end();)
     if (Wait& wait = *at++; wait.try_again()) {
+      if (wait.over_ || (kicked && *kicked == wait.kick_)) continue;
+      kicked = &wait.kick_;
       const std::uint64_t one = 1;
       (void)!::write(wait.kick_->get(), &one, sizeof one);
     } else {
       unsettled_.erase(unsettled_.iterator_to(wait));
       std::exchange(wait.self_, nullptr).reset();
+      kicked = nullptr;
     }
   if (!unsettled_.empty()) look_again();
 }
@@ -79,7 +88,7 @@ Wait::Wait(Waits& waits, uid_t uid, UniqueFd epoll, Signal kick)
       kick_(std::move(kick)) {}
 
 Result<void> Wait::put(const Signal& signal) {
-  settled_.push_back({signal, true, true});
+  settled_.push_back({signal, true, true, 0});
   const int err = put_in(fd(), signal->get());
   if (err == 0) return {};
   settled_.pop_back();
@@ -89,13 +98,16 @@ Result<void> Wait::put(const Signal& signal) {
 Result<void> Wait::add(const Signal& signal) {
   {
     std::lock_guard lock(mutex_);
-    changing_.push_back({signal, true, false});
+    changing_.push_back({signal, true, false, 0});
   }
   settle();
   std::lock_guard lock(mutex_);
-  if (error_ == 0 || changing_.empty()) return {};
-  changing_.pop_back();
-  return fail(error_, "add to an epoll");
+  const auto failed = std::find_if(changing_.begin(), changing_.end(),
+                                   [&](const Item& item) { return item.signal == signal && item.error != 0; });
+  if (failed == changing_.end()) return {};
+  const int err = failed->error;
+  changing_.erase(failed);
+  return fail(err, "add to an epoll");
 }
 
 // Explicitly, because an eventfd lives on while a client has a copy of it. The client may have done it already.
@@ -117,6 +129,7 @@ void Wait::remove(const Signal& signal) noexcept {
 void Wait::remove_all() noexcept {
   {
     std::lock_guard lock(mutex_);
+    over_ = true;
     while (!settled_.empty()) take_out(settled_.begin());
     for (Item& item : changing_) item.wanted = false;
     changing_.remove_if([](const Item& item) { return !item.in; });
@@ -133,6 +146,11 @@ void Wait::settle() noexcept {
   if (try_again()) waits_.watch(*this);
 }
 
+std::size_t Wait::changes() noexcept {
+  std::lock_guard lock(mutex_);
+  return changing_.size();
+}
+
 // False: nothing is left to do.
 bool Wait::try_again() noexcept {
   std::unique_lock lock(mutex_);
@@ -142,13 +160,16 @@ bool Wait::try_again() noexcept {
     lane_->run(shared_from_this());
     lock.lock();
   }
-  return !changing_.empty();
+  if (changing_.empty()) return false;
+  if (const int err = changing_.front().error; err != 0 && !std::exchange(logged_, true))
+    spdlog::error("uid {} has an epoll that cannot be added to: {}", uid_, std::strerror(err));
+  return true;
 }
 
 void Wait::run() noexcept {
   std::list<Item> gone;  // let go of without the mutex
+  std::list<Item> failed;
   std::unique_lock lock(mutex_);
-  error_ = 0;
   while (!changing_.empty()) {
     const auto item = changing_.begin();  // stays where it is while it is worked at, because it may be in
     const bool wanted = item->wanted;
@@ -158,15 +179,13 @@ void Wait::run() noexcept {
     if (wanted) err = put_in(fd(), item->signal->get());
     else ::epoll_ctl(fd(), EPOLL_CTL_DEL, item->signal->get(), nullptr);
     lock.lock();
-    if (err != 0) {  // memory or watches are wanting
-      error_ = err;
-      if (!std::exchange(told_, true)) spdlog::error("uid {} has an epoll that cannot be added to: {}", uid_, std::strerror(err));
-      break;
-    }
+    item->error = err;
     if (item->wanted != wanted) continue;
-    if (wanted) settled_.splice(settled_.end(), changing_, item);
+    if (err != 0) failed.splice(failed.end(), changing_, item);  // memory or watches are wanting; the next time
+    else if (wanted) settled_.splice(settled_.end(), changing_, item);
     else gone.splice(gone.end(), changing_, item);
   }
+  changing_.splice(changing_.end(), failed);
   scheduled_ = false;
 }
 

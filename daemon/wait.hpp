@@ -34,7 +34,7 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   void remove(const Signal& signal) noexcept;  // null: nothing
   void remove_all() noexcept;
   // Of one that another daemon has left: what should be in it, or should not and may be. Then settle(). May throw bad_alloc.
-  void expect(const Signal& signal, bool wanted) { changing_.push_back({signal, wanted, true}); }
+  void expect(const Signal& signal, bool wanted) { changing_.push_back({signal, wanted, true, 0}); }
   void settle() noexcept;
 
   void run() noexcept override;
@@ -44,9 +44,11 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   struct Item {
     Signal signal;
     bool wanted;
-    bool in;  // or may be
+    bool in;    // or may be
+    int error;  // of the last attempt
   };
   void take_out(std::list<Item>::iterator settled) noexcept;
+  std::size_t changes() noexcept;
   bool try_again() noexcept;
 
   Waits& waits_;
@@ -57,9 +59,9 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   std::shared_ptr<Wait> self_;  // while it is watched
   std::mutex mutex_;            // of all that follows
   std::list<Item> settled_, changing_;
-  int error_ = 0;  // of the last change
   bool scheduled_ = false;
-  bool told_ = false;
+  bool over_ = false;  // nobody waits on it any more
+  bool logged_ = false;
 };
 
 // Those that are not settled, for whatever reason. Thread of the io_context.
@@ -68,7 +70,7 @@ class Waits {
   Waits(boost::asio::io_context& io, Lanes& l) : lanes(l), timer_(io) {}
   Waits(const Waits&) = delete;
   ~Waits();
-  // Of a uid's clients, those included that are gone. As many as a uid may have when it asks for another.
+  // Changes that are left to do in those of a uid's clients, the ones included that are gone; and with how many it gets no other.
   std::size_t unsettled(uid_t uid) const;
   static constexpr std::size_t kMost = 1024;
 
@@ -80,7 +82,7 @@ class Waits {
   void look_again() noexcept;
   void look() noexcept;
 
-  boost::intrusive::list<Wait> unsettled_;
+  mutable boost::intrusive::list<Wait> unsettled_;
   boost::asio::steady_timer timer_;  // runs only while there are some
   bool running_ = false;
 };

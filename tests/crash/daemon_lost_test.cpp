@@ -149,8 +149,8 @@ TEST(DaemonLost, AnyOneDescriptor) {
         const char letter = name[0];
         if (State::name_of(static_cast<Held>(letter), i) != name) continue;
         if (letter == 'd' || letter == 'k') continue;  // the lease is enough; a new one is made
-        scene.kicked = letter != 's';
         scene.lose(state, state[i], false);
+        scene.kicked = letter != 's' && scene.other_left;  // whose consumer has ended is woken no more
       }
     }
     scene.check();

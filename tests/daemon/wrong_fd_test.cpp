@@ -350,6 +350,31 @@ TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
   expect_all_closed();
 }
 
+TEST_F(WrongFdTest, NorDoesWhoGoesAndComesAgain) {
+  RINGBUF_NEEDS_ROOT();
+  StuckFile file(FUSE_FLUSH);
+  if (!file.works()) GTEST_SKIP() << "needs FUSE";
+  {
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client good(daemon.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    ASSERT_EQ(good.next_id(0).err(), ENOENT);
+    const unsigned before = daemon.descriptors();
+    constexpr unsigned kTimes = 20;
+    for (unsigned i = 0; i < kTimes; ++i) {
+      Client bad(daemon.socket(), Client::Silent{});
+      for (int k = 0; k < 5; ++k)
+        (void)bad.request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, std::vector<int>(8, file.fd()), MSG_DONTWAIT);
+      ASSERT_EQ(good.next_id(0).err(), ENOENT);
+    }
+    for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
+    EXPECT_GE(daemon.descriptors(), before + 32) << "the file is not stuck: this shows nothing";
+    EXPECT_LE(daemon.descriptors(), before + 32 + 8 + kTimes) << "each connection adds itself, and nothing that came with it";
+    file.let_go();
+  }
+  expect_all_closed();
+}
+
 TEST_F(WrongFdTest, ManySessionsOfAUidHaveNoMoreOfThemOpenThanOne) {
   RINGBUF_NEEDS_ROOT();
   StuckFile file(FUSE_FLUSH);
@@ -451,7 +476,8 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAWaitThatItsConsumerHolds) {
     const int token = made.fds.at(0).get();
     const auto c = bad.attach(token, RINGBUF_CONSUMER), p = good.attach(token, RINGBUF_PRODUCER);
     ASSERT_EQ(::eventfd_write(p.fds.at(2).get(), 1), 0);
-    const StuckCall on_wait(wait_on(c.fds.at(2).get()));
+    const unsigned before = daemon.descriptors();
+    StuckCall on_wait(wait_on(c.fds.at(2).get()));
     std::vector<std::uint32_t> numbers;
     for (int i = 0; i < 100; ++i) {
       const auto a = good.attach(token, RINGBUF_PRODUCER);
@@ -459,9 +485,20 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAWaitThatItsConsumerHolds) {
       if (i % 2) numbers.push_back(a.as<ringbuf_attach_reply>().attachment);
       else EXPECT_EQ(good.detach(a.as<ringbuf_attach_reply>().attachment).err(), 0);
     }
-    EXPECT_LE(daemon.descriptors(), 150u) << "nothing of those that have left is kept for the consumer";
+    EXPECT_LE(daemon.descriptors(), before + 50 + 1) << "nothing of those that have left is kept for the consumer";
+    const auto late = good.attach(token, RINGBUF_PRODUCER);
     for (const auto number : numbers) EXPECT_EQ(good.detach(number).err(), 0);
     EXPECT_EQ(good.detach(p.as<ringbuf_attach_reply>().attachment).err(), 0);
+    const auto reported = [&] {
+      epoll_event e;
+      return ::epoll_wait(c.fds.at(2).get(), &e, 1, 0) == 1;
+    };
+    on_wait.let_go();
+    eventually([&] { return daemon.descriptors() <= before; });  // p is out, late is in
+    while (reported()) {}                                        // and nothing kicks any more
+    EXPECT_EQ(::eventfd_write(late.fds.at(2).get(), 1), 0);
+    eventually(reported);
+    EXPECT_EQ(good.detach(late.as<ringbuf_attach_reply>().attachment).err(), 0);
     EXPECT_EQ(bad.detach(c.as<ringbuf_attach_reply>().attachment).err(), 0);
     EXPECT_EQ(good.create().err(), 0);
   }
@@ -486,6 +523,7 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAnEpollThatHasWhatTheDaemonCloses) {
       EXPECT_TRUE(worse->send(std::vector<std::byte>(1)));  // it ends the session; what follows is in the queue
       EXPECT_TRUE(worse->send({}));
       EXPECT_TRUE(worse->send(std::vector<std::byte>(8), {queued.get()}));
+      EXPECT_TRUE(worse->send({}));
       sent.reset();
       queued.reset();
     });

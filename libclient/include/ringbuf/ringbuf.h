@@ -257,7 +257,8 @@ typedef int (*ringbuf_sample_fn)(void* ctx, void* data, size_t size);
 /** Maps the ring for consuming, from consumer_pos on. All consumers of a map are in one process.
  * A USER_RINGBUF is not consumed but drained: `fn` is not used, and it can be in no poller.
  * @return 0; -EINVAL not a ring; -EACCES; -EBUSY another process consumes it (ringbuf_last_error() names its pid); -EUSERS the
- * map has 64 consumers; -ENOMEM; -EDQUOT */
+ * map has 64 consumers; -ENOMEM; -EDQUOT too many attachments, or somebody holds the locks of this user's epolls, and 1024
+ * changes to them are left to do */
 int ringbuf_consumer_attach(struct ringbuf_map* map, ringbuf_sample_fn fn, void* ctx, struct ringbuf_consumer** ret_consumer);
 void ringbuf_consumer_free(struct ringbuf_consumer* consumer);
 /** Delivers what is committed, up to the first BUSY record. Waits only for another thread that consumes this ring now.
