@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Producer processes and a consumer process through the daemon: nothing lost, doubled, torn or out of order.
+#include <thread>
 #include <tuple>
 
 #include "daemon_process.hpp"
@@ -63,9 +64,11 @@ TEST_P(Patterns, AreWholeAndInOrder) {
   const auto map = create_map(session, "patterns", max_entries);
   const std::uint32_t id = info_of(map).id, n = max_entries;
   std::vector<std::unique_ptr<ChildProcess>> children;
+  const Gate all_there;  // else one that comes late gets the slot of one that is through
   for (int p = 0; p < producers; ++p)
     children.push_back(std::make_unique<ChildProcess>([&] {
       const auto producer = producer_of(open_id(daemon.connect(), id, RINGBUF_RIGHT_PRODUCE));
+      all_there.pass();
       const std::uint32_t slot = ringbuf_producer_view(producer.get())->slot;
       for (std::uint64_t seq = 0; seq < records; ++seq) {
         Plan plan{slot, seq, n};
@@ -86,6 +89,8 @@ TEST_P(Patterns, AreWholeAndInOrder) {
   const auto consumer = consumer_of(map, Check::call, &check);
   const auto observer = observer_of(map);
   const auto poller = poller_of({consumer.get()});
+  while (info_of(map).producers < static_cast<std::uint32_t>(producers)) std::this_thread::yield();
+  for (int p = 0; p < producers; ++p) all_there.open();
   const auto all_exited = [&] {
     for (auto& c : children) {
       siginfo_t info{};
