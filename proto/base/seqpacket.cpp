@@ -130,7 +130,11 @@ bool hang_up(int fd) {
     msghdr msg{};
     msg.msg_control = control;
     msg.msg_controllen = sizeof control;
-    if (::recvmsg(fd, &msg, MSG_DONTWAIT | MSG_PEEK) < 0 || msg.msg_controllen == 0) return true;
+    if (::recvmsg(fd, &msg, MSG_DONTWAIT | MSG_PEEK) < 0) {
+      if (errno == ECONNRESET || errno == EINTR) continue;  // the former is told once, before what is in the queue
+      return true;
+    }
+    if (msg.msg_controllen == 0) return true;
     if (msg.msg_flags & MSG_CTRUNC) return false;
     ::recv(fd, nullptr, 0, MSG_DONTWAIT);
   }

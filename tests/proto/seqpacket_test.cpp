@@ -154,6 +154,24 @@ TEST_F(Seqpacket, AnEmptySocketIsEagainAndAClosedOneTheEnd) {
   EXPECT_FALSE(*r);
 }
 
+TEST_F(Seqpacket, HangingUpTakesNoDescriptor) {
+  const int on = 1;
+  ASSERT_EQ(::setsockopt(b_.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on), 0);
+  const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const int before = test::open_fds();
+  const auto again = [&] { return hang_up(b_.get()); };
+  ASSERT_GT(send_raw(a_.get(), 1, {}), 0);
+  ASSERT_EQ(send_raw(a_.get(), 0, {}), 0);
+  ASSERT_GT(send_raw(a_.get(), 5, {null.get()}), 0);
+  ASSERT_TRUE(send_frame(b_.get(), bytes("not read"), {}));
+  a_.reset();  // which resets the connection
+  EXPECT_FALSE(again());
+  EXPECT_FALSE(again());
+  EXPECT_EQ(::recv(b_.get(), nullptr, 0, 0), 0);
+  EXPECT_TRUE(again());
+  EXPECT_EQ(test::open_fds(), before - 1);
+}
+
 TEST_F(Seqpacket, SendingToAClosedPeerIsEpipeWithoutASignal) {
   b_.reset();
   EXPECT_EQ(send_frame(a_.get(), bytes("x"), {}).error().err, EPIPE);
