@@ -13,6 +13,21 @@ namespace ringbuf::daemon {
 
 using boost::asio::posix::descriptor_base;
 
+namespace {
+
+// What came with a request, until that has been dealt with; which may have ended the session.
+struct Received {
+  explicit Received(std::shared_ptr<Lane> l) : lane(std::move(l)), fds(std::make_shared<Lane::Fds>()) {}
+  Received(const Received&) = delete;
+  ~Received() {
+    if (!fds->all.empty()) lane->run(fds);
+  }
+  const std::shared_ptr<Lane> lane;
+  const std::shared_ptr<Lane::Fds> fds;
+};
+
+}  // namespace
+
 Session::Session(boost::asio::io_context& io, ForeignFd socket, Peer peer, Charge charge, Core& core,
                  std::function<void(Session*)> on_close)
     : connection_(std::move(socket)),
@@ -34,7 +49,6 @@ void Session::close() {
   if (caller_.client) caller_.client->on_end = nullptr;  // ours: who resumes a client ends its session first
   caller_.client.reset();
   if (!socket_.is_open()) return;
-  close_received();
   socket_.release();
   connection_.hang_up();
   spdlog::debug("session closed: pid {}, uid {}", caller_.peer.pid, caller_.peer.uid);
@@ -79,31 +93,35 @@ void Session::read_next() {
 void Session::on_readable() {
   // Others of this uid may have sent much since the wait began, and all their sessions may have become readable at once.
   if (!lane_->keeps_up()) return read_next();
-  if (!received_) received_ = std::make_shared<Lane::Fds>();
+  if (auto reply = take_request()) answer_with(std::move(*reply));
+}
+
+std::optional<Session::Reply> Session::take_request() {
+  const Received received(lane_);
   Frame frame;
   std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
-  frame.refuse_fds = [this](std::vector<UniqueFd> fds) {
-    received_->all = std::move(fds);
-    close_received();
-  };
-  const auto received = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
-  if (received && !*received) return end();
-  if (received) {
-    received_->all = std::move(frame.fds);
-    Reply reply = answer(frame, received_->all);
-    close_received();
-    return answer_with(std::move(reply));
+  frame.refuse_fds = [&](std::vector<UniqueFd> fds) { received.fds->all = std::move(fds); };
+  const auto got = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
+  if (got && *got) {
+    received.fds->all = std::move(frame.fds);
+    return answer(frame, received.fds->all);
   }
-  if (const int err = received.error().err; err == EAGAIN) return read_next();
-  else if (err != EMSGSIZE && err != EPROTO && err != EMFILE) return end();  // the connection broke
+  const int err = got ? 0 : got.error().err;
+  if (err == EAGAIN) {
+    read_next();
+    return {};
+  }
+  if (err != EMSGSIZE && err != EPROTO && err != EMFILE) {
+    end();  // the client has closed the connection, or it broke
+    return {};
+  }
   // The frame is lost, but its header tells which request to answer.
   ringbuf_wire_hdr hdr;
   std::memcpy(&hdr, frame.buffer.data(), sizeof hdr);
-  if (received.error().err == EMSGSIZE)
-    return send(refusal(hdr, {EMSGSIZE, fmt::format("the message is longer than {} bytes", RINGBUF_WIRE_MAX), true}));
-  if (received.error().err == EMFILE)
-    return send(refusal(hdr, {EMFILE, "the daemon has no descriptors left; try again later", false}));
-  send(refusal(hdr, {EPROTO, fmt::format("the message carries more than {} descriptors", RINGBUF_WIRE_MAX_FDS), true}));
+  if (err == EMSGSIZE)
+    return refusal(hdr, {EMSGSIZE, fmt::format("the message is longer than {} bytes", RINGBUF_WIRE_MAX), true});
+  if (err == EMFILE) return refusal(hdr, {EMFILE, "the daemon has no descriptors left; try again later", false});
+  return refusal(hdr, {EPROTO, fmt::format("the message carries more than {} descriptors", RINGBUF_WIRE_MAX_FDS), true});
 }
 
 Session::Reply Session::answer(const Frame& frame, const std::vector<UniqueFd>& fds) {
@@ -132,10 +150,6 @@ Session::Reply Session::answer(const Frame& frame, const std::vector<UniqueFd>& 
   } catch (const std::system_error&) {
     return refusal(hdr, {EAGAIN, "the daemon cannot start a thread now; try again", false});
   }
-}
-
-void Session::close_received() noexcept {
-  if (received_ && !received_->all.empty()) lane_->run(std::exchange(received_, nullptr));
 }
 
 Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why) {

@@ -7,6 +7,7 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "base/seqpacket.hpp"
@@ -38,8 +39,8 @@ class Session : public std::enable_shared_from_this<Session> {
   };
 
   void on_readable();
+  std::optional<Reply> take_request();  // none: there is none, or nobody to answer
   Reply answer(const Frame& frame, const std::vector<UniqueFd>& fds);
-  void close_received() noexcept;
   Reply refusal(const ringbuf_wire_hdr& hdr, const Refusal& why);
   void answer_with(Reply reply);
   void send(Reply reply);
@@ -53,7 +54,6 @@ class Session : public std::enable_shared_from_this<Session> {
   Caller caller_;
   Core& core_;
   const std::shared_ptr<Lane> lane_;
-  std::shared_ptr<Lane::Fds> received_;  // for what comes with the next request
   std::function<void(Session*)> on_close_;
 };
 

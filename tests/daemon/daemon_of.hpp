@@ -54,6 +54,11 @@ class DaemonOf {
     for ([[maybe_unused]] const auto& fd : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid()))) ++n;
     return n;
   }
+  // When it has closed what it was about to.
+  unsigned descriptors_at_rest() const {
+    wait_until_at_rest(pid());
+    return descriptors();
+  }
   // A line of /proc/PID/status, such as "VmRSS".
   std::string status(const std::string& key) const {
     std::ifstream file(fmt::format("/proc/{}/status", pid()));

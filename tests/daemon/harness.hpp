@@ -25,6 +25,7 @@
 #include "base/seqpacket.hpp"
 #include "daemon/server.hpp"
 #include "support/child_process.hpp"
+#include "support/eventually.hpp"
 #include "support/fd_leak_guard.hpp"
 #include "wire/codec.hpp"
 
@@ -128,6 +129,7 @@ class Client {
     return again;
   }
   void disconnect() { fd_.reset(); }
+  void end_lease() { hello_.fds.clear(); }
   int lease() const { return hello_.fds.at(0).get(); }
 
   bool send(std::span<const std::byte> frame, std::vector<int> fds = {}, int flags = 0) {
@@ -210,12 +212,6 @@ class Client {
   std::uint32_t seq_ = 0;
   Reply hello_;
 };
-
-// For what another process's end brings about. The test's own time limit ends it.
-template <class F>
-void eventually(F&& done) {
-  while (!done()) std::this_thread::yield();
-}
 
 // f() -> int in a process of another user; its exit code.
 template <class F>

@@ -186,6 +186,17 @@ TEST_F(LeaseTest, AZombieIsDead) {
   until_producers_are(0);
 }
 
+// The daemon finds out while it holds a request of the same session, with a descriptor.
+TEST_F(LeaseTest, WhoIsGoneWhenItsRequestIsReadIsNotAnswered) {
+  Client client(daemon);
+  daemon.while_paused([&] {
+    EXPECT_TRUE(client.request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {token()}));
+    client.end_lease();
+  });
+  EXPECT_TRUE(client.receive().closed);
+  EXPECT_EQ(info().producers, 0u);
+}
+
 TEST_F(LeaseTest, WhatTheDeadHadReservedIsDiscardedAndCounted) {
   ChildProcess child([&] {
     Client client(daemon);

@@ -29,6 +29,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/eventually.hpp"
+
 namespace ringbuf::test {
 
 // Zombies too.
@@ -46,6 +48,11 @@ inline std::vector<std::string> descriptors_of(pid_t pid) {
   for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd", gone))
     all.push_back(std::filesystem::read_symlink(entry.path(), gone).string());
   return all;
+}
+
+inline std::size_t descriptors_at_rest(pid_t pid) {
+  wait_until_at_rest(pid);
+  return descriptors_of(pid).size();
 }
 
 class FakeServiceManager {

@@ -14,12 +14,6 @@
 
 namespace ringbuf::test {
 
-// For what another process brings about. The test's own time limit ends it.
-template <class F>
-void eventually(F&& done) {
-  while (!done()) std::this_thread::yield();
-}
-
 class Supervised {
  public:
   explicit Supervised(const char* log_level = "warn") {
@@ -81,9 +75,9 @@ class Supervised {
     ::kill(program_->pid(), SIGCONT);
     eventually([&] { return !is_child(pid); });
   }
-  std::size_t descriptors() const { return descriptors_of(daemon()).size(); }
+  std::size_t descriptors() const { return descriptors_at_rest(daemon()); }
   // What the supervisor keeps for the next daemon.
-  std::size_t descriptors_kept() const { return descriptors_of(program_->pid()).size(); }
+  std::size_t descriptors_kept() const { return descriptors_at_rest(program_->pid()); }
 
  private:
   static char state_of(pid_t pid) {
