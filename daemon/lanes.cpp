@@ -16,7 +16,7 @@ namespace ringbuf::daemon {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::size_t kMost = 32;                    // descriptors that wait, before no more should be given
+constexpr std::size_t kMost = 32;  // descriptors that wait, before no more should be given
 constexpr std::chrono::milliseconds kPatience{100}, kLittlePatience{1};
 constexpr std::chrono::milliseconds kUsual{20};  // on a busy machine
 constexpr std::chrono::seconds kPause{1};
@@ -62,7 +62,7 @@ void Lane::Fds::run() noexcept {
   all.clear();
 }
 
-Lane::~Lane() {
+void Lane::leave() noexcept {
   std::lock_guard lock(state_->mutex);
   state_->io = nullptr;
   state_->when_it_keeps_up.clear();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // What can block for as long as a client likes is done by threads, one for each uid and purpose: close(2) of a file that a
 // client may have too, and epoll_ctl(2) on an epoll that it has. Its own FUSE server flushes the file, or does not; a TCP socket
-// lingers; a thread of its own sits on the lock of an epoll, with the file in it. The daemon waits for its threads, so that what was asked
-// for is done when the answer is sent, but not for long: who gets its thread stuck waits for it, and nobody else does.
+// lingers; a thread of its own sits on the lock of an epoll, with the file in it. The daemon waits for its threads, so that what
+// was asked for is done when the answer is sent, but not for long: who gets its thread stuck waits for it, and nobody else does.
 #pragma once
 
 #include <sys/types.h>
@@ -47,9 +47,9 @@ class Lane {
     bool drain = false;  // it is a connection: read it empty first
   };
 
-  // How long lanes are waited for. What is done within 20 ms costs nothing, because on a busy machine it may take as long. Else those
-  // that share one are waited for 100 ms together in a second, and beyond that 1 ms each time. One that was waited for in vain is
-  // not waited for again in the next second.
+  // How long lanes are waited for. What is done within 20 ms costs nothing, because on a busy machine it may take as long. Else
+  // those that share one are waited for 100 ms together in a second, and beyond that 1 ms each time. One that was waited for in
+  // vain is not waited for again in the next second.
   struct Patience {
     std::mutex mutex;
     std::chrono::steady_clock::time_point back_at{};  // ten times what was waited, from when it was
@@ -58,7 +58,7 @@ class Lane {
   // Throws std::system_error if no thread can be started, bad_alloc.
   Lane(boost::asio::io_context& io, std::shared_ptr<Patience> patience);
   Lane(const Lane&) = delete;
-  ~Lane();  // what waits to be run will be
+  ~Lane() { leave(); }
 
   // Has it run after what was given before. On return it has, unless that takes longer than there is patience. REQUIRES: it does
   // not wait to be run already. Any thread.
@@ -68,6 +68,8 @@ class Lane {
   bool keeps_up() const;
   void when_it_keeps_up(std::function<void()> f);
   bool idle() const;
+  // Nobody will use the io_context or wait for anything any more; what waits to be run will be. Thread of the io_context.
+  void leave() noexcept;
 
  private:
   struct State;
@@ -79,6 +81,9 @@ class Lanes {
  public:
   explicit Lanes(boost::asio::io_context& io) : io_(io), patience_(std::make_shared<Lane::Patience>()) {}
   Lanes(const Lanes&) = delete;
+  ~Lanes() {
+    for (auto& [number, lane] : lanes_) lane->leave();
+  }
 
   // Of a uid's clients; a thread each, until nobody has it and nothing is left to do. Throw what Lane does. Thread of the
   // io_context.

@@ -106,8 +106,8 @@ Answer<std::unique_ptr<Attachment>> Map::attach(unsigned role, const Holder& hol
     if (count(RINGBUF_CONSUMER) >= RINGBUF_MAX_CONSUMERS)  // each producer is in the wait of each
       return refuse(EUSERS, fmt::format("{} has {} consumers, as many as a map can have", label(), RINGBUF_MAX_CONSUMERS));
     if (waits_.unsettled(holder.uid) >= Waits::kMost)
-      return refuse(EDQUOT, fmt::format("{} changes are left to do in epolls that uid {} got from the daemon: somebody holds their "
-                                        "locks, or memory or watches are wanting",
+      return refuse(EDQUOT, fmt::format("{} changes are left to do in epolls that uid {} got from the daemon: somebody holds "
+                                        "their locks, or memory or watches are wanting",
                                         Waits::kMost, holder.uid));
   }
   attachments_.reserve(attachments_.size() + 1);  // joining must not fail half-way
@@ -165,16 +165,11 @@ void Map::leave(Attachment& a) {
     if (last(RINGBUF_PRODUCER))
       (void)clear_words<std::uint32_t>(memory_.p.get(),
                                        memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters));
-    kick();
+    kick(kick_);
   } else if (a.role == RINGBUF_CONSUMER) {
     if (a.wait_) a.wait_->remove_all();
     if (last(RINGBUF_CONSUMER)) (void)clear_words<std::uint64_t>(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting));
   }
-}
-
-void Map::kick() const {
-  const std::uint64_t one = 1;
-  if (kick_) (void)!::write(kick_->get(), &one, sizeof one);
 }
 
 Result<Mapping> Map::map_memory() const {
@@ -259,7 +254,7 @@ void Map::resume_connections() {
   for (const Attachment* a : attachments_)
     if (a->wait_) a->wait_->settle();
   // Whoever woke a consumer and ended before it had looked has taken the wakeup along.
-  kick();
+  kick(kick_);
 }
 
 Result<void> Attachment::enter(State& state, std::uint32_t number) {

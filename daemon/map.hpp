@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// One map, a ring or a map of maps, and those who have attached to it. The daemon touches memory and descriptors that clients can
-// write by pread(2) and through mappings only (anything that takes the lock of an inode can wait for ever: chmod, pwrite,
-// fallocate; epoll_ctl(2) too, hence wait.hpp), and never writes an eventfd that a client holds. Every word of a mapping is untrusted.
+// One map, a ring or a map of maps, and those who have attached to it. The daemon touches memory and descriptors that clients
+// can write by pread(2) and through mappings only (anything that takes the lock of an inode can wait for ever: chmod, pwrite,
+// fallocate; epoll_ctl(2) too, hence wait.hpp), and never writes an eventfd that a client holds. Every word of a mapping is
+// untrusted.
 #pragma once
 
 #include <bitset>
@@ -131,7 +132,6 @@ class Map : public std::enable_shared_from_this<Map> {
   Result<void> join(Attachment& a);
   Result<void> make_kick();
   Result<void> connect(const Attachment& producer);
-  void kick() const;  // makes all consumers look again
   void leave(Attachment& a);
   bool is_orphan(std::uint64_t pos, std::uint32_t slot) const;
   const Attachment* producer_at(std::uint32_t slot) const;
@@ -149,7 +149,7 @@ class Map : public std::enable_shared_from_this<Map> {
   } head_;
   void look_at_head();
   Remains remains_;
-  Signal kick_;  // an eventfd that no client ever holds, in each consumer's wait; from the first consumer on
+  Signal kick_;  // in each consumer's wait, to make all of them look again; from the first consumer on
   Kept kept_;    // last: taken out of the state before its descriptors are closed
 };
 

@@ -129,6 +129,7 @@ void Server::stop() {
   client_hangups_.close();
   retry_.cancel(ignored);
   core_->reaper.stop();
+  core_->waits.stop();
   for (auto& [session, owner] : sessions_) session->close();
   sessions_.clear();
 }

@@ -59,10 +59,10 @@ class Server {
   StandingWait listener_;
   EpollWait token_hangups_;
   EpollWait client_hangups_;
-  boost::asio::steady_timer retry_;  // runs only while the system has no descriptors left
-  const std::shared_ptr<Lane> lane_;       // for what is nobody's
-  std::shared_ptr<Lane::Fds> at_end_;      // for the listener
-  UniqueFd spare_;                   // given up to be able to turn a client away
+  boost::asio::steady_timer retry_;    // runs only while the system has no descriptors left
+  const std::shared_ptr<Lane> lane_;   // for what is nobody's
+  std::shared_ptr<Lane::Fds> at_end_;  // for the listener
+  UniqueFd spare_;                     // given up to be able to turn a client away
   bool shortage_logged_ = false;
   std::unordered_map<Session*, std::shared_ptr<Session>> sessions_;
 };

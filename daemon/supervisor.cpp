@@ -63,7 +63,7 @@ class Supervisor {
   Inherited activated_;  // sockets that the service manager passed
   std::unordered_map<std::string, UniqueFd> kept_;
   boost::asio::io_context unused_;
-  std::shared_ptr<Lane> lane_;  // one for each daemon: that of a dead one may be stuck
+  std::shared_ptr<Lane> lane_;         // one for each daemon: that of a dead one may be stuck
   std::string socket_path_;            // where the kept listener is bound ...
   std::optional<FileId> socket_file_;  // ... and its file
   UniqueFd signals_;

@@ -29,6 +29,11 @@ int put_in(int epoll, int signal) {
 
 }  // namespace
 
+void kick(const Signal& kick) noexcept {
+  const std::uint64_t one = 1;
+  if (kick) (void)!::write(kick->get(), &one, sizeof one);
+}
+
 // --- Waits ---------------------------------------------------------------------------------------------------------------------
 
 Waits::~Waits() {
@@ -50,7 +55,13 @@ void Waits::watch(Wait& wait) noexcept {
   if (!running_) look_again();
 }
 
+void Waits::stop() {
+  stopped_ = true;
+  timer_.cancel();
+}
+
 void Waits::look_again() noexcept {
+  if (stopped_) return;
   try {
     timer_.expires_after(kPause);
     timer_.async_wait([this](const boost::system::error_code& ec) {
@@ -68,8 +79,7 @@ void Waits::look() noexcept {
     if (Wait& wait = *at++; wait.try_again()) {
       if (wait.over_ || (kicked && *kicked == wait.kick_)) continue;
       kicked = &wait.kick_;
-      const std::uint64_t one = 1;
-      (void)!::write(wait.kick_->get(), &one, sizeof one);
+      kick(wait.kick_);
     } else {
       unsettled_.erase(unsettled_.iterator_to(wait));
       std::exchange(wait.self_, nullptr).reset();
@@ -88,7 +98,7 @@ Wait::Wait(Waits& waits, uid_t uid, UniqueFd epoll, Signal kick)
       kick_(std::move(kick)) {}
 
 Result<void> Wait::put(const Signal& signal) {
-  settled_.push_back({signal, true, true, 0});
+  settled_.push_back({signal, true, true, 0, 0});
   const int err = put_in(fd(), signal->get());
   if (err == 0) return {};
   settled_.pop_back();
@@ -98,7 +108,7 @@ Result<void> Wait::put(const Signal& signal) {
 Result<void> Wait::add(const Signal& signal) {
   {
     std::lock_guard lock(mutex_);
-    changing_.push_back({signal, true, false, 0});
+    changing_.push_back({signal, true, false, 0, 0});
   }
   settle();
   std::lock_guard lock(mutex_);
@@ -108,6 +118,11 @@ Result<void> Wait::add(const Signal& signal) {
   const int err = failed->error;
   changing_.erase(failed);
   return fail(err, "add to an epoll");
+}
+
+void Wait::expect(const Signal& signal, bool wanted) {
+  std::lock_guard lock(mutex_);
+  changing_.push_back({signal, wanted, true, 0, 0});
 }
 
 // Explicitly, because an eventfd lives on while a client has a copy of it. The client may have done it already.
@@ -168,10 +183,10 @@ bool Wait::try_again() noexcept {
 
 void Wait::run() noexcept {
   std::list<Item> gone;  // let go of without the mutex
-  std::list<Item> failed;
   std::unique_lock lock(mutex_);
-  while (!changing_.empty()) {
-    const auto item = changing_.begin();  // stays where it is while it is worked at, because it may be in
+  ++runs_;
+  while (!changing_.empty() && changing_.front().tried != runs_) {
+    const auto item = changing_.begin();  // stays in the list while it is worked at: others may change their minds
     const bool wanted = item->wanted;
     item->in = true;
     lock.unlock();
@@ -179,13 +194,13 @@ void Wait::run() noexcept {
     if (wanted) err = put_in(fd(), item->signal->get());
     else ::epoll_ctl(fd(), EPOLL_CTL_DEL, item->signal->get(), nullptr);
     lock.lock();
-    item->error = err;
     if (item->wanted != wanted) continue;
-    if (err != 0) failed.splice(failed.end(), changing_, item);  // memory or watches are wanting; the next time
+    item->error = err;
+    item->tried = runs_;
+    if (err != 0) changing_.splice(changing_.end(), changing_, item);  // memory or watches are wanting: in the next run
     else if (wanted) settled_.splice(settled_.end(), changing_, item);
     else gone.splice(gone.end(), changing_, item);
   }
-  changing_.splice(changing_.end(), failed);
   scheduled_ = false;
 }
 

@@ -21,6 +21,8 @@ class Waits;
 // An eventfd: a producer's, or the kick of a map, which no client ever has.
 using Signal = std::shared_ptr<ForeignFd>;
 
+void kick(const Signal& kick) noexcept;  // null: nobody
+
 class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, public boost::intrusive::list_base_hook<> {
  public:
   // Throws what Lane does.
@@ -34,7 +36,7 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   void remove(const Signal& signal) noexcept;  // null: nothing
   void remove_all() noexcept;
   // Of one that another daemon has left: what should be in it, or should not and may be. Then settle(). May throw bad_alloc.
-  void expect(const Signal& signal, bool wanted) { changing_.push_back({signal, wanted, true, 0}); }
+  void expect(const Signal& signal, bool wanted);
   void settle() noexcept;
 
   void run() noexcept override;
@@ -44,8 +46,9 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   struct Item {
     Signal signal;
     bool wanted;
-    bool in;    // or may be
-    int error;  // of the last attempt
+    bool in;         // or may be
+    int error;       // of the last attempt
+    unsigned tried;  // the run in which that was
   };
   void take_out(std::list<Item>::iterator settled) noexcept;
   std::size_t changes() noexcept;
@@ -59,6 +62,7 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   std::shared_ptr<Wait> self_;  // while it is watched
   std::mutex mutex_;            // of all that follows
   std::list<Item> settled_, changing_;
+  unsigned runs_ = 0;
   bool scheduled_ = false;
   bool over_ = false;  // nobody waits on it any more
   bool logged_ = false;
@@ -70,6 +74,7 @@ class Waits {
   Waits(boost::asio::io_context& io, Lanes& l) : lanes(l), timer_(io) {}
   Waits(const Waits&) = delete;
   ~Waits();
+  void stop();  // does nothing any more, so that the io_context runs out of work
   // Changes that are left to do in those of a uid's clients, the ones included that are gone; and with how many it gets no other.
   std::size_t unsettled(uid_t uid) const;
   static constexpr std::size_t kMost = 1024;
@@ -84,7 +89,7 @@ class Waits {
 
   mutable boost::intrusive::list<Wait> unsettled_;
   boost::asio::steady_timer timer_;  // runs only while there are some
-  bool running_ = false;
+  bool running_ = false, stopped_ = false;
 };
 
 }  // namespace ringbuf::daemon

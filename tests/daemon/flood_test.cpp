@@ -247,7 +247,7 @@ TEST(Flood, AnHonestClientIsServedBesideAllOfThemAndNothingStays) {
   // thread has to close: 40. And the daemon's own.
   constexpr unsigned kBound = 3 * 400 + 800 + 400 + 800 + 3 * 400 + 40 * std::size(kFloods) + 64;
   DaemonOf daemon(0, tight_limits());
-  const unsigned before = daemon.descriptors();
+  const unsigned before = daemon.descriptors_at_rest();
   print_times("alone", honest_work(daemon.socket(), 100));
   const auto flooded = [&](const char* name, std::span<const Kind> kinds) {
     auto floods = start(kinds, daemon.socket());

@@ -2,13 +2,11 @@
 // Descriptors that are no maps: of every kind, in every place, as many as fit. They are refused and closed, and closing them
 // holds nobody up.
 #include <arpa/inet.h>
-#include <linux/fuse.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -18,6 +16,7 @@
 #include <fstream>
 
 #include "daemon_of.hpp"
+#include "support/stuck_file.hpp"
 
 namespace ringbuf::test {
 namespace {
@@ -32,7 +31,7 @@ class WrongFdTest : public ::testing::Test {
   DaemonOf daemon{::geteuid()};
 
  private:
-  const unsigned before_ = daemon.descriptors();
+  const unsigned before_ = daemon.descriptors_at_rest();
 };
 
 using Kinds = std::vector<std::pair<std::string, UniqueFd>>;
@@ -234,88 +233,6 @@ TEST_F(WrongFdTest, NorDoesOneThatWasNeverRead) {
   }
 }
 
-// A file system whose server answers everything but one thing: FLUSH, which close(2) waits for, or READ, which a page fault in
-// its mapping waits for, with all the locks of the system call that meets it.
-class StuckFile {
- public:
-  explicit StuckFile(std::uint32_t unanswered)
-      : unanswered_(unanswered), path_(dir_.path("file")), device_(::open("/dev/fuse", O_RDWR | O_CLOEXEC)) {
-    UniqueFd(::open(path_.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-    const std::string options = fmt::format("fd={},rootmode=100000,user_id=0,group_id=0", device_.get());
-    if (!device_ || ::mount("test", path_.c_str(), "fuse", MS_NOSUID | MS_NODEV, options.c_str()) < 0) return;
-    mounted_ = true;
-    server_ = std::thread([this] { serve(); });
-    fd_.reset(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
-    if (unanswered != FUSE_READ) return;
-    // Its size must be known, and that it has no FLUSH, so that this process can be killed while it is stuck.
-    struct stat st;
-    (void)::fstat(fd_.get(), &st);
-    UniqueFd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
-    page_ = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd_.get(), 0);
-  }
-  ~StuckFile() {
-    let_go();
-    if (page_ != MAP_FAILED) ::munmap(page_, kPage);
-    if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
-    fd_.reset();
-  }
-  bool works() const { return static_cast<bool>(fd_); }
-  int fd() const { return fd_.get(); }
-  void* page() const { return page_; }
-  bool anybody_waits() const { return waits_; }
-  static constexpr std::size_t kPage = 4096;
-  // The server ends: whoever waits for it goes on.
-  void let_go() {
-    if (!server_.joinable()) return;
-    ::eventfd_write(end_.get(), 1);
-    server_.join();
-  }
-
- private:
-  void serve() {
-    alignas(8) char in[1 << 17];
-    for (;;) {
-      pollfd p[2] = {{device_.get(), POLLIN, 0}, {end_.get(), POLLIN, 0}};
-      if (::poll(p, 2, -1) < 0) continue;  // seteuid() interrupts all threads
-      if (p[1].revents) break;
-      if (::read(device_.get(), in, sizeof in) < static_cast<ssize_t>(sizeof(fuse_in_header))) break;
-      fuse_in_header head;
-      std::memcpy(&head, in, sizeof head);
-      if (head.opcode == unanswered_) waits_ = true;
-      if (head.opcode == unanswered_ || head.opcode == FUSE_INTERRUPT || head.opcode == FUSE_FORGET) continue;
-      fuse_init_out init{};
-      init.major = FUSE_KERNEL_VERSION;
-      init.minor = FUSE_KERNEL_MINOR_VERSION;
-      init.max_write = 4096;
-      const fuse_open_out open{};
-      fuse_attr_out attributes{};
-      attributes.attr.ino = 1;
-      attributes.attr.size = kPage;
-      attributes.attr.mode = S_IFREG | 0600;
-      attributes.attr.nlink = 1;
-      fuse_out_header out{};
-      out.unique = head.unique;
-      iovec parts[2] = {{&out, sizeof out}, {nullptr, 0}};
-      if (head.opcode == FUSE_INIT) parts[1] = {&init, sizeof init};
-      else if (head.opcode == FUSE_OPEN) parts[1] = {const_cast<fuse_open_out*>(&open), sizeof open};
-      else if (head.opcode == FUSE_GETATTR) parts[1] = {&attributes, sizeof attributes};
-      else if (head.opcode != FUSE_RELEASE) out.error = -ENOSYS;
-      out.len = static_cast<std::uint32_t>(sizeof out + parts[1].iov_len);
-      if (::writev(device_.get(), parts, 2) < 0) break;
-    }
-    device_.reset();
-  }
-
-  const std::uint32_t unanswered_;
-  std::atomic<bool> waits_ = false;
-  void* page_ = MAP_FAILED;
-  TempDir dir_;
-  std::string path_;
-  UniqueFd device_, fd_, end_{::eventfd(0, EFD_CLOEXEC)};
-  bool mounted_ = false;
-  std::thread server_;
-};
-
 TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
   RINGBUF_NEEDS_ROOT();
   StuckFile file(FUSE_FLUSH);
@@ -327,7 +244,7 @@ TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
     Client good(daemon.socket());
     ASSERT_EQ(::seteuid(0), 0);
     ASSERT_EQ(good.next_id(0).err(), ENOENT);  // so that it has closed what it sent with its welcome
-    const unsigned before = daemon.descriptors();
+    const unsigned before = daemon.descriptors_at_rest();
     EXPECT_EQ(bad.info(file.fd()).err(), EINVAL);
     for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
     // Who goes on like that is not read any more, so that what the daemon holds stays bounded.
@@ -341,7 +258,7 @@ TEST_F(WrongFdTest, AFileWhoseServerDoesNotAnswerHoldsNobodyElseUp) {
     }
     eventually([&] { return daemon.descriptors() >= before + 32; });
     for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
-    EXPECT_LE(daemon.descriptors(), before + 32 + 8);
+    EXPECT_LE(daemon.descriptors_at_rest(), before + 32 + 8);
     std::printf("%u messages with 8 descriptors sent, %u descriptors held\n", sent, daemon.descriptors() - before);
     file.let_go();
     // Everything that was sent is answered in the end.
@@ -359,7 +276,7 @@ TEST_F(WrongFdTest, NorDoesWhoGoesAndComesAgain) {
     Client good(daemon.socket());
     ASSERT_EQ(::seteuid(0), 0);
     ASSERT_EQ(good.next_id(0).err(), ENOENT);
-    const unsigned before = daemon.descriptors();
+    const unsigned before = daemon.descriptors_at_rest();
     constexpr unsigned kTimes = 20;
     for (unsigned i = 0; i < kTimes; ++i) {
       Client bad(daemon.socket(), Client::Silent{});
@@ -368,8 +285,8 @@ TEST_F(WrongFdTest, NorDoesWhoGoesAndComesAgain) {
       ASSERT_EQ(good.next_id(0).err(), ENOENT);
     }
     for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
-    EXPECT_GE(daemon.descriptors(), before + 32) << "the file is not stuck: this shows nothing";
-    EXPECT_LE(daemon.descriptors(), before + 32 + 8 + kTimes) << "each connection adds itself, and nothing that came with it";
+    EXPECT_GE(daemon.descriptors_at_rest(), before + 32) << "the file is not stuck: this shows nothing";
+    EXPECT_LE(daemon.descriptors_at_rest(), before + 32 + 8 + kTimes) << "each connection adds itself, and nothing else";
     file.let_go();
   }
   expect_all_closed();
@@ -386,48 +303,20 @@ TEST_F(WrongFdTest, ManySessionsOfAUidHaveNoMoreOfThemOpenThanOne) {
     Client good(daemon.socket());
     ASSERT_EQ(::seteuid(0), 0);
     ASSERT_EQ(good.next_id(0).err(), ENOENT);
-    const unsigned before = daemon.descriptors();
+    const unsigned before = daemon.descriptors_at_rest();
     daemon.while_stopped([&] {
       for (const auto& b : bad)
         ASSERT_TRUE(b->request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, std::vector<int>(8, file.fd())));
     });
     for (int i = 0; i < 100; ++i) ASSERT_EQ(good.next_id(0).err(), ENOENT);
     std::printf("100 sessions sent 8 descriptors each, %u are held\n", daemon.descriptors() - before);
-    EXPECT_GE(daemon.descriptors(), before + 24) << "the file is not stuck: this shows nothing";
-    EXPECT_LE(daemon.descriptors(), before + 32 + 8);
+    EXPECT_GE(daemon.descriptors_at_rest(), before + 24) << "the file is not stuck: this shows nothing";
+    EXPECT_LE(daemon.descriptors_at_rest(), before + 32 + 8);
     file.let_go();
     for (const auto& b : bad) ASSERT_EQ(b->receive().err(), EINVAL);
   }
   expect_all_closed();
 }
-
-// A system call that meets a page fault which is never answered, in a thread of its own.
-class StuckCall {
- public:
-  template <class F>
-  explicit StuckCall(F&& call)
-      : thread_([this, call] {
-          call(file_.page());
-          ended_ = true;
-        }) {
-    eventually([&] { return file_.anybody_waits() || ended_; });
-    EXPECT_FALSE(ended_) << "it is not stuck: this shows nothing";
-  }
-  ~StuckCall() {
-    let_go();
-    thread_.join();
-  }
-  void let_go() { file_.let_go(); }
-
- private:
-  StuckFile file_{FUSE_READ};
-  std::atomic<bool> ended_ = false;
-  std::thread thread_;
-};
-
-#define RINGBUF_NEEDS_FUSE() \
-  RINGBUF_NEEDS_ROOT();      \
-  if (!StuckFile(FUSE_READ).works()) GTEST_SKIP() << "needs FUSE"
 
 TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAnInodeThatAClientHolds) {
   RINGBUF_NEEDS_FUSE();
@@ -451,20 +340,6 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAnInodeThatAClientHolds) {
   expect_all_closed();
 }
 
-// epoll_wait(2) holds the epoll's lock while it writes the events.
-auto wait_on(int epoll) {
-  return [epoll](void* page) { (void)::epoll_wait(epoll, static_cast<epoll_event*>(page), 1, -1); };
-}
-UniqueFd epoll_of(std::initializer_list<int> fds) {
-  UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
-  for (const int fd : fds) {
-    epoll_event e{};
-    e.events = EPOLLIN;
-    EXPECT_EQ(::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &e), 0);
-  }
-  return epoll;
-}
-
 TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAWaitThatItsConsumerHolds) {
   RINGBUF_NEEDS_FUSE();
   {
@@ -476,7 +351,7 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAWaitThatItsConsumerHolds) {
     const int token = made.fds.at(0).get();
     const auto c = bad.attach(token, RINGBUF_CONSUMER), p = good.attach(token, RINGBUF_PRODUCER);
     ASSERT_EQ(::eventfd_write(p.fds.at(2).get(), 1), 0);
-    const unsigned before = daemon.descriptors();
+    const unsigned before = daemon.descriptors_at_rest();
     StuckCall on_wait(wait_on(c.fds.at(2).get()));
     std::vector<std::uint32_t> numbers;
     for (int i = 0; i < 100; ++i) {
@@ -485,7 +360,7 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAWaitThatItsConsumerHolds) {
       if (i % 2) numbers.push_back(a.as<ringbuf_attach_reply>().attachment);
       else EXPECT_EQ(good.detach(a.as<ringbuf_attach_reply>().attachment).err(), 0);
     }
-    EXPECT_LE(daemon.descriptors(), before + 50 + 1) << "nothing of those that have left is kept for the consumer";
+    EXPECT_LE(daemon.descriptors_at_rest(), before + 50 + 1) << "nothing of those that have left is kept for the consumer";
     const auto late = good.attach(token, RINGBUF_PRODUCER);
     for (const auto number : numbers) EXPECT_EQ(good.detach(number).err(), 0);
     EXPECT_EQ(good.detach(p.as<ringbuf_attach_reply>().attachment).err(), 0);
@@ -501,6 +376,36 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAWaitThatItsConsumerHolds) {
     EXPECT_EQ(good.detach(late.as<ringbuf_attach_reply>().attachment).err(), 0);
     EXPECT_EQ(bad.detach(c.as<ringbuf_attach_reply>().attachment).err(), 0);
     EXPECT_EQ(good.create().err(), 0);
+  }
+  expect_all_closed();
+}
+
+TEST_F(WrongFdTest, WhoHoldsTheLockOfAWaitGetsNoMoreOfThem) {
+  RINGBUF_NEEDS_FUSE();
+  {
+    Client bad(daemon.socket());
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client good(daemon.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    const auto made = bad.create(), other = good.create();
+    const int token = made.fds.at(0).get();
+    constexpr unsigned kConsumers = 60, kChanges = 1024;
+    const auto c = bad.attach(token, RINGBUF_CONSUMER), p = good.attach(token, RINGBUF_PRODUCER);
+    for (unsigned i = 1; i < kConsumers; ++i) ASSERT_EQ(bad.attach(token, RINGBUF_CONSUMER).err(), 0);
+    ASSERT_EQ(::eventfd_write(p.fds.at(2).get(), 1), 0);
+    StuckCall on_wait(wait_on(c.fds.at(2).get()));
+    for (unsigned changes = 0; changes < kChanges; changes += kConsumers) {
+      EXPECT_EQ(bad.attach(other.fds.at(0).get(), RINGBUF_CONSUMER).err(), 0);
+      ASSERT_EQ(good.attach(token, RINGBUF_PRODUCER).err(), 0);
+    }
+    const auto refused = bad.attach(token, RINGBUF_CONSUMER);
+    EXPECT_EQ(refused.err(), EDQUOT);
+    EXPECT_NE(refused.text.find("1024 changes"), refused.text.npos) << refused.text;
+    EXPECT_EQ(bad.attach(token, RINGBUF_PRODUCER).err(), 0);
+    const auto good_map = good.create();
+    EXPECT_EQ(good.attach(good_map.fds.at(0).get(), RINGBUF_CONSUMER).err(), 0);
+    on_wait.let_go();
+    eventually([&] { return bad.attach(token, RINGBUF_CONSUMER).err() == 0; });
   }
   expect_all_closed();
 }

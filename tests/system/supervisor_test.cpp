@@ -8,6 +8,7 @@
 
 #include "daemon_process.hpp"
 #include "support/fake_service_manager.hpp"
+#include "support/stuck_file.hpp"
 
 using namespace ringbuf::test;
 
@@ -68,7 +69,7 @@ TEST_F(Supervisor, KilledFiftyTimesInARowItIsThereAgain) {
   struct stat first {
   }, last{};
   ASSERT_EQ(::stat(socket.c_str(), &first), 0);
-  const auto own = descriptors_of(manager.pid()).size(), theirs = descriptors_of(daemon()).size();
+  const auto own = descriptors_at_rest(manager.pid()), theirs = descriptors_at_rest(daemon());
   for (int i = 0; i < 50; ++i) {
     kill_it();
     ASSERT_TRUE(answers()) << "who connects meanwhile waits, and no longer";
@@ -76,8 +77,8 @@ TEST_F(Supervisor, KilledFiftyTimesInARowItIsThereAgain) {
   }
   kill_it();
   ready();
-  EXPECT_EQ(descriptors_of(manager.pid()).size(), own);
-  EXPECT_EQ(descriptors_of(daemon()).size(), theirs);
+  EXPECT_EQ(descriptors_at_rest(manager.pid()), own);
+  EXPECT_EQ(descriptors_at_rest(daemon()), theirs);
   ASSERT_EQ(::stat(socket.c_str(), &last), 0);
   EXPECT_EQ(first.st_ino, last.st_ino);
   EXPECT_EQ(manager.wait(SIGTERM), 0);
@@ -146,6 +147,41 @@ TEST_F(Supervisor, SighupReachesTheDaemon) {
   const pid_t pid = daemon();
   ::kill(pid, SIGKILL);
   EXPECT_TRUE(manager.says("killed by signal 9")) << "its own log level has changed too";
+}
+
+// What a client had is closed by the daemon and by who keeps it, and one of them has the last copy.
+TEST_F(Supervisor, WhatAClientKeepsItFromClosingDoesNotStopIt) {
+  RINGBUF_NEEDS_FUSE();
+  start();
+  ready();
+  const auto connect = [&] {
+    ringbuf_session* session = nullptr;
+    must(ringbuf_connect(socket.c_str(), &session), "ringbuf_connect");
+    return SessionPtr(session);
+  };
+  const auto session = connect();
+  const auto map = create_map(session, "events");
+  const std::uint32_t id = info_of(map).id;
+  for (int i = 0; i < 20; ++i) {
+    const FdChannel channel;
+    ChildProcess client([&] {
+      const auto own = connect();
+      const auto opened = open_id(own, id);
+      const auto consumer = consumer_of(opened, nullptr, nullptr);
+      channel.send(ringbuf_consumer_epoll_fd(consumer.get()));
+      ::pause();
+      return 0;
+    });
+    const ringbuf::UniqueFd ready_one(::eventfd(1, EFD_CLOEXEC));
+    const auto epoll = epoll_of({ready_one.get(), ringbuf::UniqueFd(channel.receive()).get()});
+    const StuckCall on_epoll(wait_on(epoll.get()));
+    client.kill(SIGKILL);
+    client.wait();
+    eventually([&] { return info_of(map).consumers == 0; });
+    manager.kill(SIGHUP);
+    ASSERT_EQ(manager.told("RELOADING="), "1");
+    ASSERT_EQ(manager.told("READY="), "1");
+  }
 }
 
 TEST_F(Supervisor, WithoutItTheDaemonGoesOn) {
