@@ -7,6 +7,8 @@
 #include <boost/asio/post.hpp>
 #include <condition_variable>
 #include <csignal>
+#include <exception>
+#include <iterator>
 #include <new>
 #include <utility>
 
@@ -63,6 +65,7 @@ void Lane::Fds::run() noexcept {
 }
 
 void Lane::leave() noexcept {
+  if (soon_) run(std::exchange(soon_, nullptr));
   std::lock_guard lock(state_->mutex);
   state_->io = nullptr;
   state_->when_it_keeps_up.clear();
@@ -91,9 +94,26 @@ void Lane::run(std::shared_ptr<Work> work) noexcept {
   s.patience->back_at = std::min(std::max(s.patience->back_at, now) + 10 * (then - now), then + kPause);
 }
 
+void Lane::close_soon(std::shared_ptr<Fds> fds) noexcept {
+  try {
+    if (!soon_) {
+      boost::asio::post(*state_->io, [self = shared_from_this()] {
+        if (self->soon_) self->run(std::exchange(self->soon_, nullptr));
+      });
+      soon_ = std::move(fds);
+    } else {
+      soon_->all.reserve(soon_->all.size() + fds->all.size());
+      std::move(fds->all.begin(), fds->all.end(), std::back_inserter(soon_->all));
+    }
+  } catch (const std::exception&) {
+    return run(std::move(fds));
+  }
+  if (soon_->all.size() >= kMost) run(std::exchange(soon_, nullptr));
+}
+
 bool Lane::keeps_up() const {
   std::lock_guard lock(state_->mutex);
-  return state_->waiting < kMost;
+  return state_->waiting + (soon_ ? soon_->all.size() : 0) < kMost;
 }
 
 void Lane::when_it_keeps_up(std::function<void()> f) {
@@ -141,7 +161,33 @@ std::shared_ptr<Lane> Lanes::get(std::uint64_t number) {
   return lanes_.emplace(number, std::make_shared<Lane>(io_, patience_)).first->second;
 }
 
-// --- ForeignFd -----------------------------------------------------------------------------------------------------------------
+// --- ForeignFds, ForeignFd -----------------------------------------------------------------------------------------------------
+
+ForeignFds& ForeignFds::operator=(ForeignFds&& other) noexcept {
+  if (this == &other) return *this;
+  reset();
+  lane_ = std::move(other.lane_);
+  fds_ = std::move(other.fds_);
+  return *this;
+}
+
+void ForeignFds::take(ForeignFds&& other) noexcept {
+  if (!fds_) {
+    *this = std::move(other);
+  } else if (const auto fds = std::exchange(other.fds_, nullptr)) {
+    for (UniqueFd& fd : fds->all) fds_->all.push_back(std::move(fd));
+  }
+}
+
+void ForeignFds::reset() noexcept {
+  if (const auto fds = std::exchange(fds_, nullptr); fds && !fds->all.empty()) lane_->run(fds);
+  lane_.reset();
+}
+
+void ForeignFds::reset_soon() noexcept {
+  if (const auto fds = std::exchange(fds_, nullptr); fds && !fds->all.empty()) lane_->close_soon(fds);
+  lane_.reset();
+}
 
 ForeignFd::ForeignFd(std::shared_ptr<Lane> lane, UniqueFd fd) {
   if (!fd) return;
@@ -150,25 +196,11 @@ ForeignFd::ForeignFd(std::shared_ptr<Lane> lane, UniqueFd fd) {
   lane_ = std::move(lane);
 }
 
-ForeignFd& ForeignFd::operator=(ForeignFd&& other) noexcept {
-  if (this == &other) return *this;
-  reset();
-  lane_ = std::move(other.lane_);
-  fds_ = std::move(other.fds_);
-  return *this;
-}
-
 void ForeignFd::hang_up() noexcept {
   if (!fds_) return;
   if (ringbuf::hang_up(get())) fds_ = nullptr;  // nothing of the client's is closed with it
   else fds_->drain = true;
   reset();
-}
-
-void ForeignFd::reset() noexcept {
-  if (!fds_) return;
-  lane_->run(std::exchange(fds_, nullptr));
-  lane_.reset();
 }
 
 }  // namespace ringbuf::daemon

@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -25,7 +26,7 @@ namespace ringbuf::daemon {
 // With all signals blocked: they are for the thread of the io_context. Throws std::system_error.
 std::thread start_thread(std::function<void()> f);
 
-class Lane {
+class Lane : public std::enable_shared_from_this<Lane> {
  public:
   class Work {
    public:
@@ -63,6 +64,9 @@ class Lane {
   // Has it run after what was given before. On return it has, unless that takes longer than there is patience. REQUIRES: it does
   // not wait to be run already. Any thread.
   void run(std::shared_ptr<Work> work) noexcept;
+  // Has them closed before the io_context looks what has become ready since, together with what others give until then: a thread
+  // is not woken for each. Thread of the io_context.
+  void close_soon(std::shared_ptr<Fds> fds) noexcept;
   // False: 32 descriptors or more wait to be closed. Then who gives more should not before `f`, which is called unless the lane
   // goes first. Thread of the io_context.
   bool keeps_up() const;
@@ -75,6 +79,7 @@ class Lane {
   struct State;
   static void serve(State& s) noexcept;
   const std::shared_ptr<State> state_;  // with the thread, which outlives this if it is stuck
+  std::shared_ptr<Fds> soon_;           // to be closed
 };
 
 class Lanes {
@@ -97,26 +102,40 @@ class Lanes {
   std::unordered_map<std::uint64_t, std::shared_ptr<Lane>> lanes_;
 };
 
-// A descriptor whose file a client may have too, or that has such in its queue: closed in the client's lane. Any thread.
-class ForeignFd {
+// Descriptors whose files a client may have too, or that have such in their queues: closed in the client's lane. Any thread.
+class ForeignFds {
+ public:
+  ForeignFds() = default;
+  explicit ForeignFds(std::shared_ptr<Lane> lane) : ForeignFds(std::move(lane), std::make_shared<Lane::Fds>()) {}
+  ForeignFds(ForeignFds&&) noexcept = default;
+  ForeignFds& operator=(ForeignFds&& other) noexcept;
+  ~ForeignFds() { reset(); }
+
+  std::span<const UniqueFd> get() const { return fds_ ? std::span<const UniqueFd>(fds_->all) : std::span<const UniqueFd>(); }
+  std::vector<UniqueFd>& all() { return fds_->all; }  // REQUIRES: neither moved nor reset
+  void take(ForeignFds&& other) noexcept;             // to be closed together. REQUIRES: room for them, if there are others
+  void reset() noexcept;
+  void reset_soon() noexcept;  // Lane::close_soon
+
+ protected:
+  ForeignFds(std::shared_ptr<Lane> lane, std::shared_ptr<Lane::Fds> fds) noexcept
+      : lane_(std::move(lane)), fds_(std::move(fds)) {}
+  std::shared_ptr<Lane> lane_;
+  std::shared_ptr<Lane::Fds> fds_;
+};
+
+// One, or none.
+class ForeignFd : private ForeignFds {
  public:
   ForeignFd() = default;
   ForeignFd(std::shared_ptr<Lane> lane, UniqueFd fd);
-  ForeignFd(std::shared_ptr<Lane> lane, std::shared_ptr<Lane::Fds> one) noexcept : lane_(std::move(lane)), fds_(std::move(one)) {}
-  ForeignFd(ForeignFd&&) noexcept = default;
-  ForeignFd& operator=(ForeignFd&& other) noexcept;
-  ~ForeignFd() { reset(); }
+  ForeignFd(std::shared_ptr<Lane> lane, std::shared_ptr<Lane::Fds> one) noexcept : ForeignFds(std::move(lane), std::move(one)) {}
 
   int get() const { return fds_ ? fds_->all.front().get() : -1; }
   explicit operator bool() const { return get() >= 0; }
   UniqueFd& file() { return fds_->all.front(); }  // REQUIRES: there is one, and no client has it yet
   void use(std::shared_ptr<Lane> lane) noexcept { lane_ = std::move(lane); }
-  void reset() noexcept;
   void hang_up() noexcept;  // it is a connection (base/seqpacket.hpp): the peer reads what it was sent last, then the end
-
- private:
-  std::shared_ptr<Lane> lane_;
-  std::shared_ptr<Lane::Fds> fds_;
 };
 
 }  // namespace ringbuf::daemon

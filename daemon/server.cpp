@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/notify.hpp"
@@ -20,11 +21,14 @@ constexpr int kSendBuffer = 4096;
 
 void ensure_descriptors(const Limits& limits) {
   const rlim_t needed = descriptors_needed(limits);
-  if (raise_descriptor_limit(needed)) return;
+  const bool enough = raise_descriptor_limit(needed);
   rlimit r{};
   ::getrlimit(RLIMIT_NOFILE, &r);
-  spdlog::warn("RLIMIT_NOFILE is {} and the limits allow for {} descriptors; raise it or lower --max-tokens and the like",
-               r.rlim_max, needed);
+  if (!enough)
+    spdlog::warn("RLIMIT_NOFILE is {} and the limits allow for {} descriptors; raise it or lower --max-tokens and the like",
+                 r.rlim_max, needed);
+  // The kernel's table of them grows to its size now. When there are threads each growth waits for all CPUs, 10 ms and more.
+  UniqueFd(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, static_cast<int>(std::min(r.rlim_cur, State::kNumbersFrom + needed) - 1)));
 }
 
 // A connection that was made before the daemon listened may not have it.
@@ -55,6 +59,7 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
                                               Inherited inherited) {
   auto listening = Listener::obtain(config.socket, config.socket_mode, inherited);
   if (!listening) return tl::unexpected(listening.error());
+  ensure_descriptors(config.limits);
   auto tokens = make_epoll(), clients = make_epoll();
   if (!tokens) return refuse(tokens.error());
   if (!clients) return refuse(clients.error());
@@ -83,7 +88,6 @@ Answer<std::unique_ptr<Server>> Server::start(boost::asio::io_context& io, const
       new Server(io, std::move(keeper),
                  std::make_unique<Core>(io, config.limits, std::move(*state), std::move(*tokens), std::move(*clients))));
   server->listening_ = std::move(*listening);
-  ensure_descriptors(config.limits);
   server->listening_.keep(*server->keeper_);
   if (taken_over)
     if (auto restored = restore(*server->core_, inherited); !restored) return tl::unexpected(restored.error());

@@ -6,27 +6,13 @@
 
 #include <array>
 #include <boost/asio/error.hpp>
+#include <iterator>
 #include <new>
 #include <system_error>
 
 namespace ringbuf::daemon {
 
 using boost::asio::posix::descriptor_base;
-
-namespace {
-
-// What came with a request, until that has been dealt with; which may have ended the session.
-struct Received {
-  explicit Received(std::shared_ptr<Lane> l) : lane(std::move(l)), fds(std::make_shared<Lane::Fds>()) {}
-  Received(const Received&) = delete;
-  ~Received() {
-    if (!fds->all.empty()) lane->run(fds);
-  }
-  const std::shared_ptr<Lane> lane;
-  const std::shared_ptr<Lane::Fds> fds;
-};
-
-}  // namespace
 
 Session::Session(boost::asio::io_context& io, ForeignFd socket, Peer peer, Charge charge, Core& core,
                  std::function<void(Session*)> on_close)
@@ -93,18 +79,19 @@ void Session::read_next() {
 void Session::on_readable() {
   // Others of this uid may have sent much since the wait began, and all their sessions may have become readable at once.
   if (!lane_->keeps_up()) return read_next();
-  if (auto reply = take_request()) answer_with(std::move(*reply));
+  ForeignFds received(lane_);  // whatever becomes of this session
+  received.all().reserve(Frame::kMostFds + RINGBUF_WIRE_MAX_FDS);
+  if (auto reply = take_request(received.all())) answer_with(std::move(*reply), std::move(received));
 }
 
-std::optional<Session::Reply> Session::take_request() {
-  const Received received(lane_);
+std::optional<Session::Reply> Session::take_request(std::vector<UniqueFd>& fds) {
   Frame frame;
   std::fill_n(frame.buffer.begin(), sizeof(ringbuf_wire_hdr), std::byte{0});
-  frame.refuse_fds = [&](std::vector<UniqueFd> fds) { received.fds->all = std::move(fds); };
+  frame.refuse_fds = [&](std::vector<UniqueFd> refused) { std::move(refused.begin(), refused.end(), std::back_inserter(fds)); };
   const auto got = recv_frame(socket_.native_handle(), frame, MSG_DONTWAIT);
   if (got && *got) {
-    received.fds->all = std::move(frame.fds);
-    return answer(frame, received.fds->all);
+    std::move(frame.fds.begin(), frame.fds.end(), std::back_inserter(fds));
+    return answer(frame, fds);
   }
   const int err = got ? 0 : got.error().err;
   if (err == EAGAIN) {
@@ -124,7 +111,7 @@ std::optional<Session::Reply> Session::take_request() {
   return refusal(hdr, {EPROTO, fmt::format("the message carries more than {} descriptors", RINGBUF_WIRE_MAX_FDS), true});
 }
 
-Session::Reply Session::answer(const Frame& frame, const std::vector<UniqueFd>& fds) {
+Session::Reply Session::answer(const Frame& frame, std::span<const UniqueFd> fds) {
   const auto message = wire::decode(frame.bytes());
   if (!message) {
     ringbuf_wire_hdr hdr{};
@@ -138,12 +125,12 @@ Session::Reply Session::answer(const Frame& frame, const std::vector<UniqueFd>& 
   try {
     Reply reply;
     reply.frame.reserve(RINGBUF_WIRE_MAX);  // now: what has been done must not be answered with ENOMEM
-    reply.fds = std::make_shared<Lane::Fds>();
+    reply.fds = ForeignFds(lane_);
     auto payload = handle(core_, caller_, *message, fds);
     if (!payload) return refusal(hdr, payload.error());
     spdlog::debug("{} of pid {} done", wire::command_name(hdr.cmd), caller_.peer.pid);
     wire::encode_into(reply.frame, {hdr.cmd, 0, hdr.seq, 0, 0}, payload->body);
-    reply.fds->all = std::move(payload->fds);
+    reply.fds.all() = std::move(payload->fds);
     return reply;
   } catch (const std::bad_alloc&) {
     return refusal(hdr, {ENOMEM, "the daemon has no memory left; try again", false});
@@ -162,27 +149,31 @@ Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why)
   } else {
     spdlog::debug("{} of pid {}, uid {} refused: {}", command, peer.pid, peer.uid, why.text);
   }
-  return {wire::encode_error({hdr.cmd, 0, hdr.seq, 0, 0}, why.err, why.text), {}, why.fatal};
+  return {wire::encode_error({hdr.cmd, 0, hdr.seq, 0, 0}, why.err, why.text), why.fatal};
 }
 
 // A reply waits until the keeper has been told of what it speaks of: what a client knows of outlives the daemon.
-void Session::answer_with(Reply reply) {
-  if (!core_.keeper.present()) return send(std::move(reply));
-  auto kept = std::make_shared<Reply>(std::move(reply));  // handlers have to be copyable
+void Session::answer_with(Reply reply, ForeignFds received) {
+  if (!core_.keeper.present()) return send(std::move(reply), std::move(received));
+  // Handlers have to be copyable.
+  auto kept = std::make_shared<std::pair<Reply, ForeignFds>>(std::move(reply), std::move(received));
   core_.keeper.when_sent([weak = weak_from_this(), kept] {
-    if (const auto self = weak.lock()) self->guarded([&] { self->send(std::move(*kept)); });
+    if (const auto self = weak.lock()) self->guarded([&] { self->send(std::move(kept->first), std::move(kept->second)); });
   });
 }
 
-void Session::send(Reply reply) {
+// What was received is closed with what is sent, and after that: the lane is waited for once, and not by this client.
+void Session::send(Reply reply, ForeignFds received) {
   if (!socket_.is_open()) return;  // the client was found to be gone
   std::array<int, RINGBUF_WIRE_MAX_FDS> fds;
-  const std::size_t count = reply.fds ? reply.fds->all.size() : 0;
-  for (std::size_t i = 0; i < count; ++i) fds[i] = reply.fds->all[i].get();
+  const auto given = reply.fds.get();
+  const std::size_t count = given.size();
+  for (std::size_t i = 0; i < count; ++i) fds[i] = given[i].get();
   const auto sent = send_frame(socket_.native_handle(), reply.frame, std::span(fds).first(count), MSG_DONTWAIT);
   if (reply.last) return end();
   if (sent) {
-    if (count) lane_->run(std::move(reply.fds));
+    received.take(std::move(reply.fds));
+    received.reset_soon();
     return read_next();
   }
   if (sent.error().err != EAGAIN) {
@@ -191,6 +182,7 @@ void Session::send(Reply reply) {
                        std::strerror(sent.error().err)));
     return end();
   }
+  received.reset_soon();
   auto kept = std::make_shared<Reply>(std::move(reply));  // handlers have to be copyable
   socket_.async_wait(descriptor_base::wait_write, [weak = weak_from_this(), kept](const boost::system::error_code& ec) {
     const auto self = weak.lock();

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "base/seqpacket.hpp"
@@ -34,16 +35,16 @@ class Session : public std::enable_shared_from_this<Session> {
  private:
   struct Reply {
     std::vector<std::byte> frame;
-    std::shared_ptr<Lane::Fds> fds = {};
-    bool last = false;  // the session ends when it is sent
+    bool last = false;    // the session ends when it is sent
+    ForeignFds fds = {};  // to be sent
   };
 
   void on_readable();
-  std::optional<Reply> take_request();  // none: there is none, or nobody to answer
-  Reply answer(const Frame& frame, const std::vector<UniqueFd>& fds);
+  std::optional<Reply> take_request(std::vector<UniqueFd>& fds);  // none: there is none, or nobody to answer
+  Reply answer(const Frame& frame, std::span<const UniqueFd> fds);
   Reply refusal(const ringbuf_wire_hdr& hdr, const Refusal& why);
-  void answer_with(Reply reply);
-  void send(Reply reply);
+  void answer_with(Reply reply, ForeignFds received);
+  void send(Reply reply, ForeignFds received = {});
   void end();
   void warn(const std::string& text) { core_.log.write(spdlog::level::warn, caller_.peer.uid, text); }
   template <class F>

@@ -31,11 +31,11 @@ namespace {
 constexpr std::uint64_t kMagic = 0x3330657461747372;  // "rstate03": changes with every change of an entry's meaning
 constexpr std::uint32_t kStep = 256;                  // entries that the file grows by, at least
 
-// Descriptors that have their entries' numbers begin here. Others are below as long as there are fewer of them.
+// Others are below as long as there are fewer of them.
 int numbers_from() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  return static_cast<int>(std::min<rlim_t>(limit.rlim_cur / 2, 32768));
+  return static_cast<int>(std::min<rlim_t>(limit.rlim_cur / 2, State::kNumbersFrom));
 }
 
 std::uint64_t bytes_for(std::uint32_t size) { return 64 + std::uint64_t{size} * sizeof(StateEntry); }

@@ -115,6 +115,8 @@ class Kept {
 
 class State {
  public:
+  // Descriptors that have their entries' numbers begin here, or in the middle of RLIMIT_NOFILE if that is lower.
+  static constexpr int kNumbersFrom = 32768;
   static constexpr const char* kName = "state";  // of the file itself, with the keeper
 
   // An empty one. ENOMEM, EMFILE.

@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 
 #include <atomic>
+#include <boost/asio/posix/stream_descriptor.hpp>
 #include <latch>
 
 #include "base/notify.hpp"
@@ -141,6 +142,40 @@ TEST_F(LanesTest, BehindThirtyTwoDescriptorsItDoesNotKeepUp) {
   EXPECT_TRUE(lane->keeps_up());
   while (!again) io.restart(), io.poll();
   EXPECT_EQ(open_fds(), before);
+}
+
+TEST_F(LanesTest, WhatIsClosedSoonIsSoBeforeAnythingElseIsSeenToBeReady) {
+  boost::asio::posix::stream_descriptor first(io, ::eventfd(1, EFD_CLOEXEC)), second(io, ::eventfd(0, EFD_CLOEXEC));
+  const int before = open_fds();
+  const auto lane = lanes.closing(1);
+  int closed = 0;
+  first.async_wait(first.wait_read, [&](boost::system::error_code) {
+    for (int i = 0; i < 5; ++i) lane->close_soon(descriptors(2));
+    EXPECT_EQ(open_fds(), before + 10);
+    eventfd_write(second.native_handle(), 1);
+  });
+  second.async_wait(second.wait_read, [&](boost::system::error_code) {
+    wait_for(*lane);
+    EXPECT_EQ(open_fds(), before);
+    ++closed;
+  });
+  io.run();
+  EXPECT_EQ(closed, 1);
+}
+
+TEST_F(LanesTest, ThirtyTwoAreClosedAtOnce) {
+  const auto stuck = std::make_shared<Stuck>();
+  const auto lane = lanes.closing(1);
+  lane->close_soon(descriptors(31));
+  EXPECT_TRUE(lane->keeps_up());
+  EXPECT_TRUE(lane->idle());
+  lane->run(stuck);
+  lane->close_soon(descriptors(1));
+  EXPECT_FALSE(lane->keeps_up());
+  stuck->on.count_down();
+  wait_for(*lane);
+  EXPECT_TRUE(lane->keeps_up());
+  io.run();  // what was to be closed soon is not any more
 }
 
 TEST_F(LanesTest, WhatWaitsIsDoneWhenNobodyHasItAnyMore) {
