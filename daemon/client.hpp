@@ -61,7 +61,6 @@ class Clients {
   std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, std::unique_ptr<Attachment> attachment);
 
   // Becomes readable when clients have gone; bury_dead() then ends them, and gives the reaper a turn in any case.
-  int hangups() const { return hangups_.fd(); }
   void bury_dead();
 
  private:

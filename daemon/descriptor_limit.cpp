@@ -8,7 +8,7 @@ namespace ringbuf::daemon {
 rlim_t descriptors_needed(const Limits& limits) {
   const auto in_all = [&](Resource resource) { return limits[static_cast<std::size_t>(resource)].in_all; };
   // A map has two files and an eventfd; a session its socket, its lease and its pidfd; the rest is ours, and room for requests.
-  return 64 + 3 * in_all(Resource::Maps) + in_all(Resource::Tokens) + 3 * in_all(Resource::Sessions) +
+  return 64 + kMostToClose + 3 * in_all(Resource::Maps) + in_all(Resource::Tokens) + 3 * in_all(Resource::Sessions) +
          in_all(Resource::Attachments);
 }
 

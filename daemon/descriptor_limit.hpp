@@ -8,6 +8,8 @@
 
 namespace ringbuf::daemon {
 
+constexpr rlim_t kMostToClose = 1024;  // that clients can put off being closed
+
 rlim_t descriptors_needed(const Limits& limits);
 
 // To the hard limit, or beyond it if that is not enough and we may. False: it is still too low.

@@ -348,12 +348,11 @@ Answer<Payload> attach(const Call& call) {
   if (!charge) return tl::unexpected(charge.error());
   auto attached = map->attach(req->role, {client.peer.pid, client.peer.uid, client.cookie, client.same_pids}, std::move(*charge));
   if (!attached) return tl::unexpected(attached.error());
+  const auto leave = [](Attachment* a) { a->leave(); };
+  std::unique_ptr<Attachment, decltype(leave)> unless_done(attached->get(), leave);
   auto fds = (*attached)->descriptors();
-  auto entered = fds ? (*attached)->enter(*call.core.state, number) : tl::unexpected(fds.error());
-  if (!entered) {
-    (*attached)->leave();
-    return refuse(entered.error());
-  }
+  if (!fds) return refuse(fds.error());
+  if (auto entered = (*attached)->enter(*call.core.state, number); !entered) return refuse(entered.error());
 
   ringbuf_attach_reply out{};
   out.attachment = number;
@@ -368,7 +367,9 @@ Answer<Payload> attach(const Call& call) {
   if (req->role == RINGBUF_PRODUCER && client.same_pids) out.flags |= RINGBUF_ATTACHED_ROBUST;
   Payload payload = reply(out);
   payload.fds = std::move(*fds);
-  client.attachments.emplace(number, std::move(*attached));
+  auto& place = client.attachments[number];
+  (void)unless_done.release();
+  place = std::move(*attached);
   return payload;
 }
 

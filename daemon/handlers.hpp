@@ -21,10 +21,10 @@ namespace ringbuf::daemon {
 // What the daemon is made of. Thread of the io_context.
 struct Core {
   Keeper& keeper;
+  ClientLog log;
   Lanes lanes;
   Waits waits;
   Quota quota;
-  ClientLog log;
   std::unique_ptr<State> state;
   MapTable maps;
   Reaper reaper;
@@ -34,7 +34,7 @@ struct Core {
        UniqueFd client_hangups)
       : keeper(s->keeper()),
         lanes(io),
-        waits(io, lanes),
+        waits(io, lanes, log),
         quota(limits),
         state(std::move(s)),
         maps(quota, log, *state, waits, std::move(token_hangups)),

@@ -17,8 +17,6 @@ class Hangups {
  public:
   explicit Hangups(UniqueFd epoll) : epoll_(std::move(epoll)) {}
 
-  // Readable when one of them has gone.
-  int fd() const { return epoll_.get(); }
   // `events` besides hang-ups, which are always seen.
   Answer<void> watch(int fd, std::uint64_t number, std::uint32_t events = 0) {
     epoll_event ev{};

@@ -19,9 +19,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMost = 32;  // descriptors that wait, before no more should be given
-constexpr std::chrono::milliseconds kPatience{100}, kLittlePatience{1};
+constexpr std::chrono::milliseconds kPatience{100}, kFree{1};
 constexpr std::chrono::milliseconds kUsual{20};  // on a busy machine
 constexpr std::chrono::seconds kPause{1};
+constexpr std::chrono::milliseconds kRetry{100};  // when memory was wanting
+thread_local bool in_a_lane = false;
 
 }  // namespace
 
@@ -72,26 +74,33 @@ void Lane::leave() noexcept {
   state_->more.notify_one();
 }
 
-void Lane::run(std::shared_ptr<Work> work) noexcept {
+void Lane::give(std::shared_ptr<Work> work) noexcept {
   State& s = *state_;
-  std::unique_lock lock(s.mutex);
+  std::lock_guard lock(s.mutex);
   Work* const before = std::exchange(s.last, work.get());
   s.waiting += work->descriptors();
   (s.first ? before->next_ : s.first) = std::move(work);
-  const std::uint64_t number = ++s.given;
+  ++s.given;
   s.more.notify_one();
-  const auto now = Clock::now();
-  if (now < s.waited_for_from) return;
+}
+
+void Lane::wait() noexcept {
+  State& s = *state_;
+  const auto begin = Clock::now();
+  std::unique_lock lock(s.mutex);
+  if (in_a_lane || s.done == s.given || begin < s.waited_for_from) return;
   std::unique_lock shared(s.patience->mutex);
-  const auto spent = std::max<Clock::duration>(s.patience->back_at - now, {}) / 10;
+  const auto spent = std::max<Clock::duration>(s.patience->back_at - begin, {}) / 10;
   shared.unlock();
-  const auto until = now + std::max<Clock::duration>(kPatience - spent, kLittlePatience);
-  const bool done = s.one_done.wait_until(lock, until, [&] { return s.done >= number; });
-  const auto then = Clock::now();
-  if (!done) s.waited_for_from = then + kPause;
-  if (done && then - now <= kUsual) return;
+  const auto until = begin + std::max<Clock::duration>(kPatience - spent, kFree);
+  const bool done = s.one_done.wait_until(lock, until, [&, number = s.given] { return s.done >= number; });
+  const auto end = Clock::now();
+  if (!done) s.waited_for_from = end + kPause;
+  const auto waited = end - begin;
+  if (done && waited <= kFree) return;
   shared.lock();
-  s.patience->back_at = std::min(std::max(s.patience->back_at, now) + 10 * (then - now), then + kPause);
+  s.patience->back_at =
+      std::min(std::max(s.patience->back_at, begin) + (done && waited <= kUsual ? 2 : 10) * waited, end + kPause);
 }
 
 void Lane::close_soon(std::shared_ptr<Fds> fds) noexcept {
@@ -122,15 +131,23 @@ void Lane::when_it_keeps_up(std::function<void()> f) {
   else state_->when_it_keeps_up.push_back(std::move(f));
 }
 
+std::size_t Lane::descriptors() const {
+  std::lock_guard lock(state_->mutex);
+  return state_->waiting;
+}
+
 bool Lane::idle() const {
   std::lock_guard lock(state_->mutex);
   return state_->done == state_->given;
 }
 
 void Lane::serve(State& s) noexcept {
+  in_a_lane = true;
   std::unique_lock lock(s.mutex);
   for (;;) {
-    s.more.wait(lock, [&] { return s.first || !s.io; });
+    const auto called = [&] { return s.first || !s.io; };
+    while (!s.when_it_keeps_up.empty() && !s.more.wait_for(lock, kRetry, called)) tell(s);
+    s.more.wait(lock, called);
     if (!s.first) return;
     auto work = std::move(s.first);
     s.first = std::move(work->next_);
@@ -142,14 +159,16 @@ void Lane::serve(State& s) noexcept {
     s.waiting -= descriptors;
     ++s.done;
     s.one_done.notify_all();
-    try {
-      while (s.waiting < kMost && !s.when_it_keeps_up.empty()) {
-        boost::asio::post(*s.io, s.when_it_keeps_up.back());
-        s.when_it_keeps_up.pop_back();
-      }
-    } catch (const std::bad_alloc&) {  // with the next one
-    }
+    tell(s);
   }
+}
+
+void Lane::tell(State& s) noexcept try {
+  while (s.waiting < kMost && !s.when_it_keeps_up.empty()) {
+    boost::asio::post(*s.io, s.when_it_keeps_up.back());
+    s.when_it_keeps_up.pop_back();
+  }
+} catch (const std::bad_alloc&) {  // serve() tries again
 }
 
 // --- Lanes ---------------------------------------------------------------------------------------------------------------------
@@ -159,6 +178,12 @@ std::shared_ptr<Lane> Lanes::get(std::uint64_t number) {
   // But for those that are stuck: who has gone and comes again is to find it so.
   std::erase_if(lanes_, [](const auto& lane) { return lane.second.use_count() == 1 && lane.second->idle(); });
   return lanes_.emplace(number, std::make_shared<Lane>(io_, patience_)).first->second;
+}
+
+std::size_t Lanes::descriptors() const {
+  std::size_t n = 0;
+  for (const auto& [number, lane] : lanes_) n += lane->descriptors();
+  return n;
 }
 
 // --- ForeignFds, ForeignFd -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 // What can block for as long as a client likes is done by threads, one for each uid and purpose: close(2) of a file that a
 // client may have too, and epoll_ctl(2) on an epoll that it has. Its own FUSE server flushes the file, or does not; a TCP socket
 // lingers; a thread of its own sits on the lock of an epoll, with the file in it. The daemon waits for its threads, so that what
-// was asked for is done when the answer is sent, but not for long: who gets its thread stuck waits for it, and nobody else does.
+// was asked for is done when the next request is read, but not for long: who gets its thread stuck waits for it.
 #pragma once
 
 #include <sys/types.h>
@@ -48,12 +48,12 @@ class Lane : public std::enable_shared_from_this<Lane> {
     bool drain = false;  // it is a connection: read it empty first
   };
 
-  // How long lanes are waited for. What is done within 20 ms costs nothing, because on a busy machine it may take as long. Else
-  // those that share one are waited for 100 ms together in a second, and beyond that 1 ms each time. One that was waited for in
-  // vain is not waited for again in the next second.
+  // How long lanes are waited for. The first millisecond is free each time. Beyond that, those that share one are waited for half
+  // of the time in short waits, because on a busy machine it may take up to 20 ms, and for 100 ms together in a second in long
+  // ones. One that was waited for in vain is not waited for again in the next second.
   struct Patience {
     std::mutex mutex;
-    std::chrono::steady_clock::time_point back_at{};  // ten times what was waited, from when it was
+    std::chrono::steady_clock::time_point back_at{};  // two or ten times what was waited, from when it was
   };
 
   // Throws std::system_error if no thread can be started, bad_alloc.
@@ -61,9 +61,14 @@ class Lane : public std::enable_shared_from_this<Lane> {
   Lane(const Lane&) = delete;
   ~Lane() { leave(); }
 
-  // Has it run after what was given before. On return it has, unless that takes longer than there is patience. REQUIRES: it does
-  // not wait to be run already. Any thread.
-  void run(std::shared_ptr<Work> work) noexcept;
+  // Has it run after what was given before. REQUIRES: it does not wait to be run already. Any thread.
+  void give(std::shared_ptr<Work> work) noexcept;
+  // On return all that was given has run, unless that takes longer than there is patience. Lanes do not wait for each other.
+  void wait() noexcept;
+  void run(std::shared_ptr<Work> work) noexcept {
+    give(std::move(work));
+    wait();
+  }
   // Has them closed before the io_context looks what has become ready since, together with what others give until then: a thread
   // is not woken for each. Thread of the io_context.
   void close_soon(std::shared_ptr<Fds> fds) noexcept;
@@ -72,12 +77,14 @@ class Lane : public std::enable_shared_from_this<Lane> {
   bool keeps_up() const;
   void when_it_keeps_up(std::function<void()> f);
   bool idle() const;
+  std::size_t descriptors() const;  // that wait to be closed
   // Nobody will use the io_context or wait for anything any more; what waits to be run will be. Thread of the io_context.
   void leave() noexcept;
 
  private:
   struct State;
   static void serve(State& s) noexcept;
+  static void tell(State& s) noexcept;
   const std::shared_ptr<State> state_;  // with the thread, which outlives this if it is stuck
   std::shared_ptr<Fds> soon_;           // to be closed
 };
@@ -94,6 +101,10 @@ class Lanes {
   // io_context.
   std::shared_ptr<Lane> closing(uid_t uid) { return get(uid); }
   std::shared_ptr<Lane> waits(uid_t uid) { return get(uid | std::uint64_t{1} << 32); }  // closing is stuck by mere accident, too
+  // Of all: to look at /proc, where anybody can hold any directory's lock; and to close what is nobody's.
+  std::shared_ptr<Lane> names() { return get(std::uint64_t{2} << 32); }
+  std::shared_ptr<Lane> nobodys() { return get(std::uint64_t{3} << 32); }
+  std::size_t descriptors() const;  // that wait to be closed, in all
 
  private:
   std::shared_ptr<Lane> get(std::uint64_t number);

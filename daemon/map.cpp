@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <cstdio>
 #include <system_error>
 #include <tuple>
 
@@ -17,17 +19,32 @@
 namespace ringbuf::daemon {
 namespace {
 
-std::string comm_of(pid_t pid) {
-  const UniqueFd fd(::open(fmt::format("/proc/{}/comm", pid).c_str(), O_RDONLY | O_CLOEXEC));
+// In a lane: anybody can keep everybody from looking into /proc/PID, by the lock of that directory. Then it has no name.
+struct Comm : Lane::Work {
+  explicit Comm(pid_t p) : pid(p) {}
+  void run() noexcept override {
+    char path[32];
+    std::snprintf(path, sizeof path, "/proc/%d/comm", static_cast<int>(pid));
+    const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
+    if (const ssize_t n = fd ? ::read(fd.get(), comm, sizeof comm) : 0; n > 1) size.store(static_cast<std::size_t>(n - 1));
+  }
+  const pid_t pid;
   char comm[16];
-  const ssize_t n = fd ? ::read(fd.get(), comm, sizeof comm) : 0;
-  if (n <= 1) return "?";
-  return wire::printable({comm, static_cast<std::size_t>(n - 1)});
+  std::atomic<std::size_t> size = 0;
+};
+
+std::string comm_of(Lanes& lanes, pid_t pid) {
+  const auto lane = lanes.names();
+  if (!lane->idle()) return "?";
+  const auto work = std::make_shared<Comm>(pid);
+  lane->run(work);
+  const std::size_t size = work->size.load();
+  return size ? wire::printable({work->comm, size}) : "?";
 }
 
-std::string process_of(const Holder& holder) {
+std::string process_of(Lanes& lanes, const Holder& holder) {
   if (holder.pid == 0) return "a process of another pid namespace";
-  return fmt::format("pid {} ({})", holder.pid, comm_of(holder.pid));
+  return fmt::format("pid {} ({})", holder.pid, comm_of(lanes, holder.pid));
 }
 
 // Words of one page. By stores: pwrite(2) waits for the inode's lock, and who can write the file can hold that for ever.
@@ -78,7 +95,8 @@ Answer<unsigned> Map::free_slot() const {
     const auto it = std::find_if(attachments_.begin(), attachments_.end(), [](auto* a) { return a->role == RINGBUF_PRODUCER; });
     if (it != attachments_.end() && (*it)->ended()) return still_taken();
     if (it != attachments_.end())
-      return refuse(EBUSY, fmt::format("{} was created for a single producer and {} is it", label(), process_of((*it)->holder)));
+      return refuse(EBUSY, fmt::format("{} was created for a single producer and {} is it", label(),
+                                       process_of(waits_.lanes, (*it)->holder)));
   }
   for (unsigned slot = 1; slot < RINGBUF_SLOT_COUNT; ++slot)
     if (!slots_[slot]) return slot;
@@ -101,8 +119,8 @@ Answer<std::unique_ptr<Attachment>> Map::attach(unsigned role, const Holder& hol
   }
   if (role == RINGBUF_CONSUMER) {
     if (const Attachment* other = consumer_of_another(holder))
-      return refuse(EBUSY,
-                    fmt::format("{} is consumed by {}; only one process may consume a map", label(), process_of(other->holder)));
+      return refuse(EBUSY, fmt::format("{} is consumed by {}; only one process may consume a map", label(),
+                                       process_of(waits_.lanes, other->holder)));
     if (count(RINGBUF_CONSUMER) >= RINGBUF_MAX_CONSUMERS)  // each producer is in the wait of each
       return refuse(EUSERS, fmt::format("{} has {} consumers, as many as a map can have", label(), RINGBUF_MAX_CONSUMERS));
     if (waits_.unsettled(holder.uid) >= Waits::kMost)
@@ -148,9 +166,14 @@ Result<void> Map::make_kick() {
 
 Result<void> Map::connect(const Attachment& producer) {
   for (const Attachment* other : attachments_)
-    if (other->wait_)
-      if (auto added = other->wait_->add(producer.signal_); !added) return added;
-  return {};
+    if (other->wait_) other->wait_->add(producer.signal_);
+  Result<void> result;
+  for (const Attachment* other : attachments_) {
+    if (!other->wait_) continue;
+    other->wait_->settle();
+    if (auto added = other->wait_->added(producer.signal_); !added) result = added;
+  }
+  return result;
 }
 
 void Map::leave(Attachment& a) {
@@ -162,12 +185,17 @@ void Map::leave(Attachment& a) {
   if (a.role == RINGBUF_PRODUCER) {
     for (const Attachment* other : attachments_)
       if (other->wait_) other->wait_->remove(a.signal_);
+    for (const Attachment* other : attachments_)
+      if (other->wait_) other->wait_->settle();
     if (last(RINGBUF_PRODUCER))
       (void)clear_words<std::uint32_t>(memory_.p.get(),
                                        memory_.layout.producer_page_off() + offsetof(ringbuf_producer_page, room_waiters));
     kick(kick_);
   } else if (a.role == RINGBUF_CONSUMER) {
-    if (a.wait_) a.wait_->remove_all();
+    if (a.wait_) {
+      a.wait_->remove_all();
+      a.wait_->settle();
+    }
     if (last(RINGBUF_CONSUMER)) (void)clear_words<std::uint64_t>(memory_.c.get(), offsetof(ringbuf_consumer_page, waiting));
   }
 }
@@ -310,7 +338,7 @@ void Map::tell_who_is_in_the_way(ringbuf_map_info& info) {
     const Attachment* a = producer_at(slot);
     if (!a || a->holder.pid == 0) return;
     pid = static_cast<std::uint32_t>(a->holder.pid);
-    comm_of(a->holder.pid).copy(comm, sizeof comm - 1);
+    comm_of(waits_.lanes, a->holder.pid).copy(comm, sizeof comm - 1);
   };
   look_at_head();
   if (head_.slot != 0) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // One map, a ring or a map of maps, and those who have attached to it. The daemon touches memory and descriptors that clients
 // can write by pread(2) and through mappings only (anything that takes the lock of an inode can wait for ever: chmod, pwrite,
-// fallocate; epoll_ctl(2) too, hence wait.hpp), and never writes an eventfd that a client holds. Every word of a mapping is
-// untrusted.
+// fallocate; epoll_ctl(2) too, hence wait.hpp; and a directory of /proc), and never writes an eventfd that a client holds. Every
+// word of a mapping is untrusted.
 #pragma once
 
 #include <bitset>

@@ -49,7 +49,7 @@ Server::Server(boost::asio::io_context& io, std::unique_ptr<Keeper> keeper, std:
       token_hangups_(io),
       client_hangups_(io),
       retry_(io),
-      lane_(core_->lanes.closing(::geteuid())),
+      lane_(core_->lanes.nobodys()),
       at_end_(std::make_shared<Lane::Fds>()),
       spare_(spare_descriptor()) {
   at_end_->all.reserve(1);
@@ -138,7 +138,7 @@ void Server::stop() {
   sessions_.clear();
 }
 
-// In our own lane until it is known whose it is.
+// Nobody's until it is known whose it is.
 ForeignFd Server::accept() {
   std::shared_ptr<Lane::Fds> one;
   try {
@@ -158,6 +158,13 @@ ForeignFd Server::accept() {
 }
 
 void Server::on_acceptable() {
+  // Who is refused with something in its queue that cannot be closed costs a descriptor, and may come again.
+  if (core_->lanes.descriptors() >= kMostToClose) {
+    if (!std::exchange(shortage_logged_, true))
+      spdlog::error("{} descriptors wait to be closed, which clients put off; no connection is accepted before that has changed",
+                    kMostToClose);
+    return accept_later();
+  }
   if (ForeignFd socket = accept()) {
     if (std::exchange(shortage_logged_, false)) spdlog::info("connections are accepted again");
     return open_session(std::move(socket));

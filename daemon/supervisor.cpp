@@ -22,6 +22,7 @@
 #include "daemon/lanes.hpp"
 #include "daemon/listener.hpp"
 #include "daemon/spawn.hpp"
+#include "daemon/state.hpp"
 
 namespace ringbuf::daemon {
 namespace {
@@ -33,6 +34,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFirstPause{100}, kLongestPause{5000};
 constexpr std::chrono::seconds kShortLife{1};  // a daemon that is dead so soon after READY would only die again
 constexpr std::chrono::seconds kStopPatience{10};
+constexpr int kTurn = 64;               // messages, before anything else is looked at
 constexpr rlim_t kOwnDescriptors = 32;  // without these no daemon could be started
 
 class Supervisor {
@@ -46,10 +48,12 @@ class Supervisor {
   void stop(int signal);
   void on_signals();
   void reload();
-  void on_wire();
+  bool on_wire();
   void give_up(int err);
   void on_message(Frame& frame, bool lost_descriptor);
   void keep(const std::string& name, std::vector<UniqueFd>& fds, bool lost_descriptor);
+  void forget(const std::string& name);
+  void close_later(std::vector<UniqueFd> fds);
   void on_ready();
   void on_end(int status);
   void on_time();
@@ -201,17 +205,25 @@ void Supervisor::reload() {
   if (ready_) ::kill(child_, SIGHUP);
 }
 
-void Supervisor::on_wire() {
+// False: that was all for now, or for ever.
+bool Supervisor::on_wire() {
   Frame frame;
-  for (;;) {
+  for (int i = 0; i < kTurn; ++i) {
     const auto received = recv_frame(wire_.get(), frame, MSG_DONTWAIT);
     const int err = received ? 0 : received.error().err;
-    if (err == EAGAIN) return;
+    if (err == EAGAIN) return false;
     if (err == EPROTO || err == EMSGSIZE) continue;  // nothing that a Keeper says
-    if (received && !*received) return wire_.reset();
-    if (err != 0 && err != EMFILE) return give_up(err);
+    if (received && !*received) {
+      wire_.reset();
+      return false;
+    }
+    if (err != 0 && err != EMFILE) {
+      give_up(err);
+      return false;
+    }
     on_message(frame, err == EMFILE);
   }
+  return true;
 }
 
 // What this daemon goes on to say would not be heard, so what is kept is not what it has, and nothing for the next one.
@@ -219,10 +231,10 @@ void Supervisor::give_up(int err) {
   spdlog::error("cannot hear ringbufd, pid {}: {}; killing it, and what it served is lost", child_, std::strerror(err));
   wire_.reset();
   if (child_ > 0) ::kill(child_, SIGKILL);
-  const auto gone = std::make_shared<Lane::Fds>();
-  for (auto& [name, fd] : kept_) gone->all.push_back(std::move(fd));
+  std::vector<UniqueFd> gone;
+  for (auto& [name, fd] : kept_) gone.push_back(std::move(fd));
   kept_.clear();
-  lane_->run(gone);
+  close_later(std::move(gone));
 }
 
 void Supervisor::on_message(Frame& frame, bool lost_descriptor) {
@@ -240,22 +252,17 @@ void Supervisor::on_message(Frame& frame, bool lost_descriptor) {
     // STOPPING=1 is for us to say: this daemon may stop, and the service goes on.
   }
   if (store) keep(name, frame.fds, lost_descriptor);
-  // It may be the last copy, which takes as long to close as a client likes.
-  const auto gone = std::make_shared<Lane::Fds>();
-  gone->all = std::exchange(frame.fds, {});
-  if (const auto it = kept_.find(name); remove && it != kept_.end()) {
-    gone->all.push_back(std::move(it->second));
-    kept_.erase(it);
-  }
-  if (!gone->all.empty()) lane_->run(gone);
+  if (remove) forget(name);
+  std::erase_if(frame.fds, [](const UniqueFd& fd) { return !fd; });
+  if (!frame.fds.empty()) close_later(std::exchange(frame.fds, {}));
   if (!for_manager.empty()) tell_manager(for_manager);
 }
 
 void Supervisor::keep(const std::string& name, std::vector<UniqueFd>& fds, bool lost_descriptor) {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  if (lost_descriptor || activated_.all().size() + kept_.size() + kOwnDescriptors > limit.rlim_cur) {
-    kept_.erase(name);
+  if (lost_descriptor || activated_.all().size() + kept_.size() + lane_->descriptors() + kOwnDescriptors > limit.rlim_cur) {
+    forget(name);
     if (!std::exchange(full_, true))
       spdlog::error("RLIMIT_NOFILE is {}: descriptor '{}' and others are not kept; what they are for ends with this daemon",
                     limit.rlim_cur, name);
@@ -267,7 +274,27 @@ void Supervisor::keep(const std::string& name, std::vector<UniqueFd>& fds, bool 
     socket_path_ = path_of(fds[0].get());
     socket_file_ = file_at(socket_path_);
   }
-  kept_.insert_or_assign(name, std::move(fds[0]));
+  forget(name);
+  kept_.emplace(name, std::move(fds[0]));
+}
+
+void Supervisor::forget(const std::string& name) {
+  const auto it = kept_.find(name);
+  if (it == kept_.end()) return;
+  // No client can have anything else in an epoll.
+  if (name[0] == static_cast<char>(Held::Event) || name[0] == static_cast<char>(Held::Kick)) {
+    std::vector<UniqueFd> one;
+    one.push_back(std::move(it->second));
+    close_later(std::move(one));
+  }
+  kept_.erase(it);
+}
+
+// They may be the last copies, which take as long to close as a client likes.
+void Supervisor::close_later(std::vector<UniqueFd> fds) {
+  const auto gone = std::make_shared<Lane::Fds>();
+  gone->all = std::move(fds);
+  lane_->give(gone);
 }
 
 void Supervisor::on_ready() {
@@ -279,7 +306,7 @@ void Supervisor::on_ready() {
 }
 
 void Supervisor::on_end(int status) {
-  if (wire_) on_wire();  // its last words
+  while (wire_ && on_wire()) continue;  // its last words
   wire_.reset();
   const pid_t pid = std::exchange(child_, -1);
   const std::string how = WIFSIGNALED(status) ? fmt::format("was killed by signal {}", WTERMSIG(status))

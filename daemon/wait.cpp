@@ -76,7 +76,8 @@ void Waits::look() noexcept {
   running_ = false;
   const Signal* kicked = nullptr;  // those of a map are mostly neighbours
   for (auto at = unsettled_.begin(); at != unsettled_.end();)
-    if (Wait& wait = *at++; wait.try_again()) {
+    if (Wait& wait = *at++; wait.unsettled()) {
+      wait.begin();
       if (wait.over_ || (kicked && *kicked == wait.kick_)) continue;
       kicked = &wait.kick_;
       kick(wait.kick_);
@@ -105,12 +106,15 @@ Result<void> Wait::put(const Signal& signal) {
   return fail(err, "add to an epoll");
 }
 
-Result<void> Wait::add(const Signal& signal) {
+void Wait::add(const Signal& signal) {
   {
     std::lock_guard lock(mutex_);
     changing_.push_back({signal, true, false, 0, 0});
   }
-  settle();
+  begin();
+}
+
+Result<void> Wait::added(const Signal& signal) noexcept {
   std::lock_guard lock(mutex_);
   const auto failed = std::find_if(changing_.begin(), changing_.end(),
                                    [&](const Item& item) { return item.signal == signal && item.error != 0; });
@@ -137,7 +141,7 @@ void Wait::remove(const Signal& signal) noexcept {
     else changing->wanted = false;
     changing_.remove_if([](const Item& item) { return !item.wanted && !item.in; });
   }
-  settle();
+  begin();
 }
 
 // A copy of the epoll that the client keeps must not make the producers' signals dearer for ever.
@@ -149,7 +153,7 @@ void Wait::remove_all() noexcept {
     for (Item& item : changing_) item.wanted = false;
     changing_.remove_if([](const Item& item) { return !item.in; });
   }
-  settle();
+  begin();
 }
 
 void Wait::take_out(std::list<Item>::iterator settled) noexcept {
@@ -157,8 +161,19 @@ void Wait::take_out(std::list<Item>::iterator settled) noexcept {
   changing_.splice(changing_.end(), settled_, settled);
 }
 
+// Has the lane look at it, once.
+void Wait::begin() noexcept {
+  {
+    std::lock_guard lock(mutex_);
+    if (changing_.empty() || std::exchange(scheduled_, true)) return;
+  }
+  lane_->give(shared_from_this());
+}
+
 void Wait::settle() noexcept {
-  if (try_again()) waits_.watch(*this);
+  begin();
+  lane_->wait();
+  if (unsettled()) waits_.watch(*this);
 }
 
 std::size_t Wait::changes() noexcept {
@@ -166,18 +181,12 @@ std::size_t Wait::changes() noexcept {
   return changing_.size();
 }
 
-// False: nothing is left to do.
-bool Wait::try_again() noexcept {
-  std::unique_lock lock(mutex_);
-  if (changing_.empty()) return false;
-  if (!std::exchange(scheduled_, true)) {
-    lock.unlock();
-    lane_->run(shared_from_this());
-    lock.lock();
-  }
+bool Wait::unsettled() noexcept {
+  std::lock_guard lock(mutex_);
   if (changing_.empty()) return false;
   if (const int err = changing_.front().error; err != 0 && !std::exchange(logged_, true))
-    spdlog::error("uid {} has an epoll that cannot be added to: {}", uid_, std::strerror(err));
+    waits_.log_.tell(spdlog::level::err, uid_,
+                     [&] { return fmt::format("uid {} has an epoll that cannot be added to: {}", uid_, std::strerror(err)); });
   return true;
 }
 

@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "base/result.hpp"
+#include "daemon/client_log.hpp"
 #include "daemon/lanes.hpp"
 
 namespace ringbuf::daemon {
@@ -31,13 +32,16 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   int fd() const { return epoll_.get(); }
   // Before its client is given it.
   Result<void> put(const Signal& signal);
-  // From then on. Takes no longer than Lane::run; without an error it will be in, sooner or later. May throw bad_alloc.
-  Result<void> add(const Signal& signal);
+  // From then on. What is to be changed in several is begun with all before any is settled: that waits. May throw bad_alloc.
+  void add(const Signal& signal);
   void remove(const Signal& signal) noexcept;  // null: nothing
   void remove_all() noexcept;
-  // Of one that another daemon has left: what should be in it, or should not and may be. Then settle(). May throw bad_alloc.
+  // Of one that another daemon has left: what should be in it, or should not and may be. May throw bad_alloc.
   void expect(const Signal& signal, bool wanted);
+  // Takes no longer than Lane::wait. What has not been done then will be, sooner or later.
   void settle() noexcept;
+  // Then: why it cannot be added. It is forgotten if so.
+  Result<void> added(const Signal& signal) noexcept;
 
   void run() noexcept override;
 
@@ -52,7 +56,8 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   };
   void take_out(std::list<Item>::iterator settled) noexcept;
   std::size_t changes() noexcept;
-  bool try_again() noexcept;
+  void begin() noexcept;
+  bool unsettled() noexcept;
 
   Waits& waits_;
   const uid_t uid_;
@@ -71,7 +76,7 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
 // Those that are not settled, for whatever reason. Thread of the io_context.
 class Waits {
  public:
-  Waits(boost::asio::io_context& io, Lanes& l) : lanes(l), timer_(io) {}
+  Waits(boost::asio::io_context& io, Lanes& l, ClientLog& log) : lanes(l), log_(log), timer_(io) {}
   Waits(const Waits&) = delete;
   ~Waits();
   void stop();  // does nothing any more, so that the io_context runs out of work
@@ -87,6 +92,7 @@ class Waits {
   void look_again() noexcept;
   void look() noexcept;
 
+  ClientLog& log_;
   mutable boost::intrusive::list<Wait> unsettled_;
   boost::asio::steady_timer timer_;  // runs only while there are some
   bool running_ = false, stopped_ = false;

@@ -57,7 +57,8 @@ std::vector<std::string> keys_of_one_hash(std::uint32_t n) {
 class ElementTableTest : public ::testing::Test {
   boost::asio::io_context io_;
   daemon::Lanes lanes_{io_};
-  daemon::Waits waits_{io_, lanes_};
+  daemon::ClientLog log_;
+  daemon::Waits waits_{io_, lanes_, log_};
 
  protected:
   ElementTableTest() {

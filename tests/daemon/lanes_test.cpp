@@ -207,6 +207,15 @@ class WaitTest : public LanesTest {
   }
   void hold() { lanes.waits(kUid)->run(stuck); }
   void let_go() { stuck->on.count_down(); }
+  Result<void> add(const Signal& s) {
+    wait->add(s);
+    wait->settle();
+    return wait->added(s);
+  }
+  void remove(const Signal& s) {
+    wait->remove(s);
+    wait->settle();
+  }
   void settle() {
     while (waits.unsettled(kUid) != 0) io.run_one();
     io.run();  // and there is nothing more to do
@@ -218,7 +227,8 @@ class WaitTest : public LanesTest {
     return ::epoll_wait(epoll, &e, 1, 0) == 1;
   }
 
-  Waits waits{io, lanes};
+  daemon::ClientLog log;
+  Waits waits{io, lanes, log};
   const std::shared_ptr<Stuck> stuck = std::make_shared<Stuck>();
   const Signal kick_signal = signal(), first = signal(), second = signal();
   std::shared_ptr<Wait> wait = std::make_shared<Wait>(waits, kUid, make_epoll().value(), kick_signal);
@@ -227,13 +237,13 @@ class WaitTest : public LanesTest {
 
 TEST_F(WaitTest, WhatIsAddedWakesUntilItIsRemoved) {
   EXPECT_TRUE(wait->put(first));
-  EXPECT_TRUE(wait->add(second));
+  EXPECT_TRUE(add(second));
   settle();
   for (const auto& s : {first, second}) {
     kick(s);
     EXPECT_TRUE(reported());
     EXPECT_FALSE(reported());
-    wait->remove(s);
+    remove(s);
     settle();
     kick(s);
     EXPECT_FALSE(reported());
@@ -241,7 +251,7 @@ TEST_F(WaitTest, WhatIsAddedWakesUntilItIsRemoved) {
 }
 
 TEST_F(WaitTest, WhatCannotBeAddedIsAnErrorAndForgotten) {
-  EXPECT_EQ(wait->add(wrong()).error().err, EPERM);
+  EXPECT_EQ(add(wrong()).error().err, EPERM);
   EXPECT_EQ(wait->put(wrong()).error().err, EPERM);
   EXPECT_EQ(waits.unsettled(kUid), 0u);
 }
@@ -249,7 +259,7 @@ TEST_F(WaitTest, WhatCannotBeAddedIsAnErrorAndForgotten) {
 TEST_F(WaitTest, WhatComesLateIsReportedAndTheConsumerIsKickedMeanwhile) {
   EXPECT_TRUE(wait->put(kick_signal));
   hold();
-  EXPECT_TRUE(wait->add(first));
+  EXPECT_TRUE(add(first));
   EXPECT_EQ(waits.unsettled(kUid), 1u);
   EXPECT_EQ(waits.unsettled(kUid + 1), 0u);
   kick(first);
@@ -267,11 +277,12 @@ TEST_F(WaitTest, WhatComesLateIsReportedAndTheConsumerIsKickedMeanwhile) {
 
 TEST_F(WaitTest, WhatGoesBeforeItIsInIsForgotten) {
   hold();
-  EXPECT_TRUE(wait->add(first));
-  EXPECT_TRUE(wait->add(second));
-  wait->remove(first);
+  EXPECT_TRUE(add(first));
+  EXPECT_TRUE(add(second));
+  remove(first);
   EXPECT_EQ(waits.unsettled(kUid), 1u);
   wait->remove_all();
+  wait->settle();
   EXPECT_EQ(waits.unsettled(kUid), 0u);
   let_go();
   settle();
@@ -282,6 +293,7 @@ TEST_F(WaitTest, WithItsEndAllIsTakenOutAndNobodyKicked) {
   EXPECT_TRUE(wait->put(first));
   hold();
   wait->remove_all();
+  wait->settle();
   EXPECT_EQ(waits.unsettled(kUid), 2u);
   wait.reset();
   const UniqueFd copy(::fcntl(epoll, F_DUPFD_CLOEXEC, 0));  // its client's
@@ -308,13 +320,14 @@ TEST_F(WaitTest, WhatFailsIsTriedAgainUntilItIsRemoved) {
     if (i % 2) std::this_thread::yield();
     wait->remove(bad);
     for (const auto& s : good) wait->remove(s);
+    wait->settle();
   }
   settle();
 }
 
 TEST_F(WaitTest, WhatIsLeftToDoKeepsNobodyWhoStops) {
   hold();
-  EXPECT_TRUE(wait->add(first));
+  EXPECT_TRUE(add(first));
   waits.stop();
   io.run();
   EXPECT_EQ(waits.unsettled(kUid), 1u);

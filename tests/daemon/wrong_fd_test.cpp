@@ -15,6 +15,7 @@
 #include <atomic>
 #include <fstream>
 
+#include "daemon/descriptor_limit.hpp"
 #include "daemon_of.hpp"
 #include "support/stuck_file.hpp"
 
@@ -33,6 +34,13 @@ class WrongFdTest : public ::testing::Test {
  private:
   const unsigned before_ = daemon.descriptors_at_rest();
 };
+
+bool is_uninterruptible(pid_t tid) {
+  std::ifstream stat(fmt::format("/proc/self/task/{}/stat", tid));
+  std::string text;
+  std::getline(stat, text);
+  return text.find(") D ") != text.npos;
+}
 
 using Kinds = std::vector<std::pair<std::string, UniqueFd>>;
 
@@ -445,6 +453,81 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAnEpollThatHasWhatTheDaemonCloses) {
   expect_all_closed();
 }
 
+// Anybody can list /proc/PID, and then try to create something there: who looks a name up comes behind that.
+TEST_F(WrongFdTest, NobodyWaitsForTheLockOfADirectoryOfProc) {
+  RINGBUF_NEEDS_FUSE();
+  {
+    Client good(daemon.socket());
+    const auto made = good.create();
+    const int token = made.fds.at(0).get();
+    ChildProcess holder([&] {
+      Client consumer(daemon.socket());
+      const auto own = consumer.by_id(made.as<ringbuf_map_id_reply>().id);
+      const auto c = consumer.attach(own.fds.at(0).get(), RINGBUF_CONSUMER);
+      ::pause();
+      return 0;
+    });
+    eventually([&] { return good.info(token).as<ringbuf_map_info>().consumers == 1; });
+    const std::string proc = fmt::format("/proc/{}", holder.pid());
+    const UniqueFd directory(::open(proc.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    StuckCall list([&](void* page) { (void)::syscall(SYS_getdents64, directory.get(), page, StuckFile::kPage); });
+    std::atomic<pid_t> tid = 0;
+    std::thread creator([&] {
+      tid = ::gettid();
+      (void)::mkdir((proc + "/x").c_str(), 0700);
+    });
+    eventually([&] { return is_uninterruptible(tid); });
+    const auto refused = good.attach(token, RINGBUF_CONSUMER);
+    EXPECT_EQ(refused.err(), EBUSY);
+    EXPECT_NE(refused.text.find(" (?);"), refused.text.npos) << "it can be looked into, so this shows nothing: " << refused.text;
+    for (int i = 0; i < 100; ++i) EXPECT_EQ(good.attach(token, RINGBUF_CONSUMER).err(), EBUSY);
+    list.let_go();
+    creator.join();
+  }
+  expect_all_closed();
+}
+
+// Each costs a descriptor as long as it cannot be closed.
+TEST_F(WrongFdTest, WhoIsRefusedOverAndOverUsesNothingUp) {
+  RINGBUF_NEEDS_FUSE();
+  daemon::Limits limits = daemon::kDefaultLimits;
+  limits[static_cast<std::size_t>(daemon::Resource::Sessions)] = {100, 1};
+  DaemonOf few(0, limits);
+  const unsigned before = few.descriptors_at_rest();
+  {
+    Client good(few.socket());
+    ASSERT_EQ(::seteuid(1002), 0);
+    Client bad(few.socket());
+    ASSERT_EQ(::seteuid(0), 0);
+    const UniqueFd ready(::eventfd(1, EFD_CLOEXEC));
+    UniqueFd sent(::eventfd(0, EFD_CLOEXEC));
+    const auto epoll = epoll_of({ready.get(), sent.get()});
+    const StuckCall on_epoll(wait_on(epoll.get()));
+    EXPECT_TRUE(bad.request(RINGBUF_OBJ_GET_INFO_BY_FD, std::uint32_t{0}, {sent.get()}));
+    sent.reset();
+    EXPECT_EQ(bad.receive().err(), EINVAL);
+    const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    sockaddr_un address{AF_UNIX, {}};
+    few.socket().copy(address.sun_path, sizeof address.sun_path - 1);
+    // Until nobody is let in any more, and after that.
+    for (int more = 20; more > 0;) {
+      ASSERT_EQ(::syscall(SYS_setresuid, -1, 1002, -1), 0);  // of this thread: others are stuck
+      for (const int one = null.get();;) {
+        const UniqueFd again(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+        if (::connect(again.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+          break;  // more than it accepts
+        (void)send_frame(again.get(), std::vector<std::byte>(8), std::span(&one, 1), MSG_DONTWAIT);
+      }
+      ASSERT_EQ(::syscall(SYS_setresuid, -1, 0, -1), 0);
+      ASSERT_EQ(good.next_id(0).err(), ENOENT);
+      if (few.descriptors() >= before + daemon::kMostToClose) --more;
+    }
+    EXPECT_LE(few.descriptors(), before + daemon::kMostToClose + 64);
+  }
+  Client again(few.socket());
+  EXPECT_EQ(again.create().err(), 0);
+}
+
 // The kernel has one lock for all epolls that lie in others, and walks through them with it.
 TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAllNestedEpolls) {
   RINGBUF_NEEDS_FUSE();
@@ -464,12 +547,7 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAllNestedEpolls) {
       epoll_event e{};
       ::epoll_ctl(more.get(), EPOLL_CTL_ADD, around.get(), &e);
     });
-    eventually([&] {
-      std::ifstream stat(fmt::format("/proc/self/task/{}/stat", tid.load()));
-      std::string text;
-      std::getline(stat, text);
-      return text.find(") D ") != text.npos;
-    });
+    eventually([&] { return is_uninterruptible(tid); });
     EXPECT_EQ(Client(daemon.socket()).create().err(), 0);
     EXPECT_EQ(good.attach(made.fds.at(0).get(), RINGBUF_PRODUCER).err(), 0);
     EXPECT_EQ(good.create().err(), 0);
