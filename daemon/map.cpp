@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdio>
 #include <system_error>
@@ -26,11 +25,11 @@ struct Comm : Lane::Work {
     char path[32];
     std::snprintf(path, sizeof path, "/proc/%d/comm", static_cast<int>(pid));
     const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
-    if (const ssize_t n = fd ? ::read(fd.get(), comm, sizeof comm) : 0; n > 1) size.store(static_cast<std::size_t>(n - 1));
+    if (const ssize_t n = fd ? ::read(fd.get(), comm, sizeof comm) : 0; n > 1) size = static_cast<std::size_t>(n - 1);
   }
   const pid_t pid;
   char comm[16];
-  std::atomic<std::size_t> size = 0;
+  std::size_t size = 0;
 };
 
 std::string comm_of(Lanes& lanes, pid_t pid) {
@@ -38,8 +37,7 @@ std::string comm_of(Lanes& lanes, pid_t pid) {
   if (!lane->idle()) return "?";
   const auto work = std::make_shared<Comm>(pid);
   lane->run(work);
-  const std::size_t size = work->size.load();
-  return size ? wire::printable({work->comm, size}) : "?";
+  return lane->idle() && work->size ? wire::printable({work->comm, work->size}) : "?";
 }
 
 std::string process_of(Lanes& lanes, const Holder& holder) {

@@ -44,8 +44,7 @@ class DaemonOf {
   template <class F>
   void while_stopped(F&& f) {
     ::kill(pid(), SIGSTOP);
-    int status;
-    ::waitpid(pid(), &status, WUNTRACED);
+    eventually([&] { return state_of(pid()) == 'T'; });  // a thread of it may be stuck
     f();
     ::kill(pid(), SIGCONT);
   }

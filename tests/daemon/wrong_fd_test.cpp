@@ -35,13 +35,6 @@ class WrongFdTest : public ::testing::Test {
   const unsigned before_ = daemon.descriptors_at_rest();
 };
 
-bool is_uninterruptible(pid_t tid) {
-  std::ifstream stat(fmt::format("/proc/self/task/{}/stat", tid));
-  std::string text;
-  std::getline(stat, text);
-  return text.find(") D ") != text.npos;
-}
-
 using Kinds = std::vector<std::pair<std::string, UniqueFd>>;
 
 // What this system lets us have.
@@ -476,7 +469,7 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfADirectoryOfProc) {
       tid = ::gettid();
       (void)::mkdir((proc + "/x").c_str(), 0700);
     });
-    eventually([&] { return is_uninterruptible(tid); });
+    eventually([&] { return state_of(tid) == 'D'; });
     const auto refused = good.attach(token, RINGBUF_CONSUMER);
     EXPECT_EQ(refused.err(), EBUSY);
     EXPECT_NE(refused.text.find(" (?);"), refused.text.npos) << "it can be looked into, so this shows nothing: " << refused.text;
@@ -511,14 +504,15 @@ TEST_F(WrongFdTest, WhoIsRefusedOverAndOverUsesNothingUp) {
     few.socket().copy(address.sun_path, sizeof address.sun_path - 1);
     // Until nobody is let in any more, and after that.
     for (int more = 20; more > 0;) {
-      ASSERT_EQ(::syscall(SYS_setresuid, -1, 1002, -1), 0);  // of this thread: others are stuck
-      for (const int one = null.get();;) {
-        const UniqueFd again(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-        if (::connect(again.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
-          break;  // more than it accepts
-        (void)send_frame(again.get(), std::vector<std::byte>(8), std::span(&one, 1), MSG_DONTWAIT);
-      }
-      ASSERT_EQ(::syscall(SYS_setresuid, -1, 0, -1), 0);
+      few.while_stopped([&] {
+        ASSERT_EQ(::syscall(SYS_setresuid, -1, 1002, -1), 0);  // of this thread: others are stuck
+        for (const int one = null.get();;) {
+          const UniqueFd again(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+          if (::connect(again.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) break;  // no more wait
+          (void)send_frame(again.get(), std::vector<std::byte>(8), std::span(&one, 1), MSG_DONTWAIT);
+        }
+        ASSERT_EQ(::syscall(SYS_setresuid, -1, 0, -1), 0);
+      });
       ASSERT_EQ(good.next_id(0).err(), ENOENT);
       if (few.descriptors() >= before + daemon::kMostToClose) --more;
     }
@@ -547,7 +541,7 @@ TEST_F(WrongFdTest, NobodyWaitsForTheLockOfAllNestedEpolls) {
       epoll_event e{};
       ::epoll_ctl(more.get(), EPOLL_CTL_ADD, around.get(), &e);
     });
-    eventually([&] { return is_uninterruptible(tid); });
+    eventually([&] { return state_of(tid) == 'D'; });
     EXPECT_EQ(Client(daemon.socket()).create().err(), 0);
     EXPECT_EQ(good.attach(made.fds.at(0).get(), RINGBUF_PRODUCER).err(), 0);
     EXPECT_EQ(good.create().err(), 0);

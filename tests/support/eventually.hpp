@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <utility>
@@ -15,6 +16,14 @@ namespace ringbuf::test {
 template <class F>
 void eventually(F&& done) {
   while (!done()) std::this_thread::yield();
+}
+
+// Of a process's first thread, or of any thread: 'T' is stopped, 'D' in a system call that nothing interrupts; '?' is gone.
+inline char state_of(pid_t tid) {
+  std::ifstream stat("/proc/" + std::to_string(tid) + "/stat");
+  const std::string text((std::istreambuf_iterator<char>(stat)), {});
+  const auto at = text.rfind(") ");
+  return at == text.npos ? '?' : text[at + 2];
 }
 
 // What it does after it has answered it has done then.

@@ -80,12 +80,6 @@ class Supervised {
   std::size_t descriptors_kept() const { return descriptors_at_rest(program_->pid()); }
 
  private:
-  static char state_of(pid_t pid) {
-    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-    std::string text((std::istreambuf_iterator<char>(stat)), {});
-    const auto at = text.rfind(") ");
-    return at == text.npos ? '?' : text[at + 2];
-  }
   bool is_child(pid_t pid) const {
     const auto all = children_of(program_->pid());
     return std::find(all.begin(), all.end(), pid) != all.end();
