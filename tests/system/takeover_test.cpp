@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 // ringbufd --supervise is killed, again and again: the next daemon has every map, id, name, pin, reference, right, attachment and
 // unread record; who works does not notice; who died meanwhile is buried.
+#include <sys/syscall.h>
+
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
+#include "base/unique_fd.hpp"
 #include "daemon_process.hpp"
 #include "supervised.hpp"
 
@@ -136,6 +139,17 @@ unsigned registrations() {
   return n;
 }
 
+std::vector<ringbuf::UniqueFd> eventfds_of(pid_t pid) {
+  std::vector<ringbuf::UniqueFd> copies;
+  const ringbuf::UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  for (const auto& fd : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code gone;
+    if (std::filesystem::read_symlink(fd.path(), gone) != "anon_inode:[eventfd]") continue;
+    copies.emplace_back(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), std::stoi(fd.path().filename().string()), 0)));
+  }
+  return copies;
+}
+
 TEST_F(Takeover, RestartsAddNothingToAConsumersWait) {
   const auto map = create_map(session, "map");
   const auto c = consumer_of(map, nullptr, nullptr);
@@ -157,6 +171,7 @@ TEST_F(Takeover, WhoDiedMeanwhileIsBuried) {
   std::uint64_t seen = 0;
   const auto consumer = consumer_of(
       map, [](void* ctx, void*, std::size_t) { return ++*static_cast<std::uint64_t*>(ctx), 0; }, &seen);
+  const unsigned before = registrations();
   Gate reserved, go;
   ChildProcess child([&] {
     const auto own = daemon.connect();
@@ -171,6 +186,9 @@ TEST_F(Takeover, WhoDiedMeanwhileIsBuried) {
   reserved.pass();
   const std::uint32_t gone = info_of(map).id + 1;
   EXPECT_EQ(ringbuf_consume(consumer.get()), 0);
+  eventually([&] { return registrations() == before + 1; });
+  const auto signals = eventfds_of(child.pid());  // else they would leave the consumer's wait by themselves
+  EXPECT_FALSE(signals.empty());
   daemon.while_down([&] {
     child.kill(SIGKILL);
     child.wait();
@@ -182,6 +200,7 @@ TEST_F(Takeover, WhoDiedMeanwhileIsBuried) {
   EXPECT_EQ(info.orphan_pid, static_cast<std::uint32_t>(child.pid()));
   ringbuf_map* none = nullptr;
   EXPECT_EQ(ringbuf_map_open_id(session.get(), gone, 0, &none), -ENOENT);
+  eventually([&] { return registrations() == before; });
   const auto poller = poller_of({consumer.get()});
   while (seen == 0) ASSERT_GE(ringbuf_poll(poller.get(), -1), 0);  // it is woken for what lay behind
 }
