@@ -60,7 +60,7 @@ class Clients {
   // Gives back one that has ended or whose client has gone: to be ended when all others are there again, for whom it tidies.
   std::unique_ptr<Attachment> resume(const AttachmentEntry& entry, std::unique_ptr<Attachment> attachment);
 
-  // Becomes readable when clients have gone; bury_dead() then ends them, and gives the reaper a turn in any case.
+  // Ends clients that have gone, and gives the reaper a turn in any case.
   void bury_dead();
 
  private:

@@ -69,8 +69,8 @@ class Lane : public std::enable_shared_from_this<Lane> {
     give(std::move(work));
     wait();
   }
-  // Has them closed before the io_context looks what has become ready since, together with what others give until then: a thread
-  // is not woken for each. Thread of the io_context.
+  // Has them closed before what becomes ready from now on is handled, together with what others give until then: a thread is not
+  // woken for each. Thread of the io_context.
   void close_soon(std::shared_ptr<Fds> fds) noexcept;
   // False: 32 descriptors or more wait to be closed. Then who gives more should not before `f`, which is called unless the lane
   // goes first. Thread of the io_context.

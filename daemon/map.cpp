@@ -32,12 +32,14 @@ struct Comm : Lane::Work {
   std::size_t size = 0;
 };
 
-std::string comm_of(Lanes& lanes, pid_t pid) {
+std::string comm_of(Lanes& lanes, pid_t pid) try {
   const auto lane = lanes.names();
   if (!lane->idle()) return "?";
   const auto work = std::make_shared<Comm>(pid);
   lane->run(work);
   return lane->idle() && work->size ? wire::printable({work->comm, work->size}) : "?";
+} catch (const std::system_error&) {  // no thread can be started
+  return "?";
 }
 
 std::string process_of(Lanes& lanes, const Holder& holder) {

@@ -65,7 +65,7 @@ class MapTable {
   // Returns the client's end.
   Answer<UniqueFd> issue_token(const std::shared_ptr<Map>& map, unsigned rights, const Peer& peer);
   const Token* find_token(int fd) const;  // null: the descriptor is no token of ours
-  // Becomes readable when tokens have hung up; drop_dead_tokens() then drops them.
+  // Those that have hung up.
   void drop_dead_tokens();
 
   Answer<void> pin(const std::shared_ptr<Map>& map, const std::string& path, const Peer& peer);

@@ -48,6 +48,8 @@ Server::Server(boost::asio::io_context& io, std::unique_ptr<Keeper> keeper, std:
       listener_(io),
       token_hangups_(io),
       client_hangups_(io),
+      own_descriptors_(::open("/proc/self/fd", O_PATH | O_CLOEXEC)),
+      own_namespaces_(::open("/proc/self/ns", O_PATH | O_CLOEXEC)),
       retry_(io),
       lane_(core_->lanes.nobodys()),
       at_end_(std::make_shared<Lane::Fds>()),

@@ -59,7 +59,9 @@ class Server {
   StandingWait listener_;
   EpollWait token_hangups_;
   EpollWait client_hangups_;
-  boost::asio::steady_timer retry_;    // runs only while the system has no descriptors left
+  // Of /proc/self: with them in use, what is in there is found without that directory's lock, which anybody can hold.
+  const UniqueFd own_descriptors_, own_namespaces_;
+  boost::asio::steady_timer retry_;    // runs only while no connection can be accepted
   const std::shared_ptr<Lane> lane_;   // for what is nobody's
   std::shared_ptr<Lane::Fds> at_end_;  // for the listener
   UniqueFd spare_;                     // given up to be able to turn a client away

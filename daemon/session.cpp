@@ -155,6 +155,7 @@ Session::Reply Session::refusal(const ringbuf_wire_hdr& hdr, const Refusal& why)
 // A reply waits until the keeper has been told of what it speaks of: what a client knows of outlives the daemon.
 void Session::answer_with(Reply reply, ForeignFds received) {
   if (!core_.keeper.present()) return send(std::move(reply), std::move(received));
+  if (!core_.keeper.all_sent()) received.reset_soon();  // it may take long
   // Handlers have to be copyable.
   auto kept = std::make_shared<std::pair<Reply, ForeignFds>>(std::move(reply), std::move(received));
   core_.keeper.when_sent([weak = weak_from_this(), kept] {

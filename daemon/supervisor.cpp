@@ -34,6 +34,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFirstPause{100}, kLongestPause{5000};
 constexpr std::chrono::seconds kShortLife{1};  // a daemon that is dead so soon after READY would only die again
 constexpr std::chrono::seconds kStopPatience{10};
+constexpr std::size_t kMostInALane = 256, kMostLanes = 64;
 constexpr int kTurn = 64;               // messages, before anything else is looked at
 constexpr rlim_t kOwnDescriptors = 32;  // without these no daemon could be started
 
@@ -67,9 +68,9 @@ class Supervisor {
   Inherited activated_;  // sockets that the service manager passed
   std::unordered_map<std::string, UniqueFd> kept_;
   boost::asio::io_context unused_;
-  std::shared_ptr<Lane> lane_;         // one for each daemon: that of a dead one may be stuck
-  std::string socket_path_;            // where the kept listener is bound ...
-  std::optional<FileId> socket_file_;  // ... and its file
+  std::vector<std::shared_ptr<Lane>> lanes_;  // the last is given to; others may be stuck
+  std::string socket_path_;                   // where the kept listener is bound ...
+  std::optional<FileId> socket_file_;         // ... and its file
   UniqueFd signals_;
   microseconds watchdog_;  // the manager's patience; 0: endless
 
@@ -135,7 +136,8 @@ int Supervisor::run() {
 
 // errno, as what is tried with it.
 bool Supervisor::new_lane() try {
-  lane_ = std::make_shared<Lane>(unused_, std::make_shared<Lane::Patience>());
+  std::erase_if(lanes_, [](const auto& lane) { return lane->idle(); });
+  lanes_.push_back(std::make_shared<Lane>(unused_, std::make_shared<Lane::Patience>()));
   return true;
 } catch (const std::exception&) {
   errno = EAGAIN;
@@ -261,7 +263,9 @@ void Supervisor::on_message(Frame& frame, bool lost_descriptor) {
 void Supervisor::keep(const std::string& name, std::vector<UniqueFd>& fds, bool lost_descriptor) {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  if (lost_descriptor || activated_.all().size() + kept_.size() + lane_->descriptors() + kOwnDescriptors > limit.rlim_cur) {
+  std::size_t to_be_closed = 0;
+  for (const auto& lane : lanes_) to_be_closed += lane->descriptors();
+  if (lost_descriptor || activated_.all().size() + kept_.size() + to_be_closed + kOwnDescriptors > limit.rlim_cur) {
     forget(name);
     if (!std::exchange(full_, true))
       spdlog::error("RLIMIT_NOFILE is {}: descriptor '{}' and others are not kept; what they are for ends with this daemon",
@@ -281,8 +285,8 @@ void Supervisor::keep(const std::string& name, std::vector<UniqueFd>& fds, bool 
 void Supervisor::forget(const std::string& name) {
   const auto it = kept_.find(name);
   if (it == kept_.end()) return;
-  // No client can have anything else in an epoll.
-  if (name[0] == static_cast<char>(Held::Event) || name[0] == static_cast<char>(Held::Kick)) {
+  // No client can have anything else in an epoll, or something in its queue.
+  if (name == Listener::kName || name[0] == static_cast<char>(Held::Event) || name[0] == static_cast<char>(Held::Kick)) {
     std::vector<UniqueFd> one;
     one.push_back(std::move(it->second));
     close_later(std::move(one));
@@ -294,7 +298,9 @@ void Supervisor::forget(const std::string& name) {
 void Supervisor::close_later(std::vector<UniqueFd> fds) {
   const auto gone = std::make_shared<Lane::Fds>();
   gone->all = std::move(fds);
-  lane_->give(gone);
+  // Behind one that is stuck no more than so much waits, as long as there are few of them.
+  if (lanes_.back()->descriptors() >= kMostInALane && lanes_.size() < kMostLanes) (void)new_lane();
+  lanes_.back()->give(gone);
 }
 
 void Supervisor::on_ready() {

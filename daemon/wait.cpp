@@ -119,9 +119,7 @@ Result<void> Wait::added(const Signal& signal) noexcept {
   const auto failed = std::find_if(changing_.begin(), changing_.end(),
                                    [&](const Item& item) { return item.signal == signal && item.error != 0; });
   if (failed == changing_.end()) return {};
-  const int err = failed->error;
-  changing_.erase(failed);
-  return fail(err, "add to an epoll");
+  return fail(failed->error, "add to an epoll");
 }
 
 void Wait::expect(const Signal& signal, bool wanted) {

@@ -40,7 +40,7 @@ class Wait : public Lane::Work, public std::enable_shared_from_this<Wait>, publi
   void expect(const Signal& signal, bool wanted);
   // Takes no longer than Lane::wait. What has not been done then will be, sooner or later.
   void settle() noexcept;
-  // Then: why it cannot be added. It is forgotten if so.
+  // Then: why it cannot be added. It is tried again until it is removed.
   Result<void> added(const Signal& signal) noexcept;
 
   void run() noexcept override;

@@ -250,8 +250,11 @@ TEST_F(WaitTest, WhatIsAddedWakesUntilItIsRemoved) {
   }
 }
 
-TEST_F(WaitTest, WhatCannotBeAddedIsAnErrorAndForgotten) {
-  EXPECT_EQ(add(wrong()).error().err, EPERM);
+TEST_F(WaitTest, WhatCannotBeAddedIsAnErrorUntilItIsRemoved) {
+  const auto bad = wrong();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(add(bad).error().err, EPERM);
+  EXPECT_EQ(waits.unsettled(kUid), 3u);
+  for (int i = 0; i < 3; ++i) remove(bad);
   EXPECT_EQ(wait->put(wrong()).error().err, EPERM);
   EXPECT_EQ(waits.unsettled(kUid), 0u);
 }
