@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "ringbuf/ringbuf.hpp"
+#include "support/eventually.hpp"
 
 namespace {
 
@@ -141,6 +142,7 @@ struct Daemon {
   }
   // How many, and the memory behind those that are files of rings.
   std::pair<unsigned, unsigned long> descriptors() const {
+    ringbuf::test::wait_until_at_rest(pid);  // it closes its copies after it has answered
     unsigned n = 0;
     unsigned long shared_kib = 0;
     for (const auto& fd : std::filesystem::directory_iterator(proc("fd"))) {
