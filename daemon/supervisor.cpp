@@ -44,7 +44,7 @@ class Supervisor {
   int run();
 
  private:
-  bool new_lane();
+  bool take_idle_lane();
   void start();
   void stop(int signal);
   void on_signals();
@@ -68,6 +68,7 @@ class Supervisor {
   Inherited activated_;  // sockets that the service manager passed
   std::unordered_map<std::string, UniqueFd> kept_;
   boost::asio::io_context unused_;
+  const std::shared_ptr<Lane::Patience> patience_ = std::make_shared<Lane::Patience>();
   std::vector<std::shared_ptr<Lane>> lanes_;  // the last is given to; others may be stuck
   std::string socket_path_;                   // where the kept listener is bound ...
   std::optional<FileId> socket_file_;         // ... and its file
@@ -134,10 +135,15 @@ int Supervisor::run() {
   return *leave_;
 }
 
-// errno, as what is tried with it.
-bool Supervisor::new_lane() try {
-  std::erase_if(lanes_, [](const auto& lane) { return lane->idle(); });
-  lanes_.push_back(std::make_shared<Lane>(unused_, std::make_shared<Lane::Patience>()));
+// The last one is idle then. False: errno, as what is tried with it.
+bool Supervisor::take_idle_lane() try {
+  const auto idle = std::find_if(lanes_.begin(), lanes_.end(), [](const auto& lane) { return lane->idle(); });
+  if (idle != lanes_.end()) {
+    std::swap(*idle, lanes_.back());
+    return true;
+  }
+  lanes_.push_back(std::make_shared<Lane>(unused_, patience_));
+  lanes_.back()->run(std::make_shared<Lane::Fds>());  // its thread has begun
   return true;
 } catch (const std::exception&) {
   errno = EAGAIN;
@@ -149,7 +155,9 @@ void Supervisor::start() {
   ready_.reset();
   heard_.reset();
   int ends[2];
-  if (new_lane() && ::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
+  // While we fork no thread of ours is at work, unless it is stuck in the kernel: not every allocator lets the child do it else.
+  for (const auto& lane : lanes_) lane->wait();
+  if (take_idle_lane() && ::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
     wire_.reset(ends[0]);
     const UniqueFd theirs(ends[1]);
     spawn_.keeper = theirs.get();
@@ -299,7 +307,7 @@ void Supervisor::close_later(std::vector<UniqueFd> fds) {
   const auto gone = std::make_shared<Lane::Fds>();
   gone->all = std::move(fds);
   // Behind one that is stuck no more than so much waits, as long as there are few of them.
-  if (lanes_.back()->descriptors() >= kMostInALane && lanes_.size() < kMostLanes) (void)new_lane();
+  if (lanes_.back()->descriptors() >= kMostInALane && lanes_.size() < kMostLanes) (void)take_idle_lane();
   lanes_.back()->give(gone);
 }
 
