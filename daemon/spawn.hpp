@@ -21,8 +21,8 @@ struct Spawn {
   sigset_t mask{};                               // blocked signals
 };
 
-// fork and exec; all other descriptors of the caller must be CLOEXEC, and its other threads must neither log nor touch the
-// environment: the child does both. -1 and errno. A child that cannot exec says why and exits with 1.
+// fork and exec; all other descriptors of the caller must be CLOEXEC, and its other threads should be at rest: the child logs,
+// sets its environment and allocates. -1 and errno. A child that cannot exec says why and exits with 1.
 pid_t spawn(const Spawn& what);
 
 }  // namespace ringbuf::daemon

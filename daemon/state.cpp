@@ -31,7 +31,7 @@ namespace {
 constexpr std::uint64_t kMagic = 0x3330657461747372;  // "rstate03": changes with every change of an entry's meaning
 constexpr std::uint32_t kStep = 256;                  // entries that the file grows by, at least
 
-// Others are below as long as there are fewer of them.
+// State::kNumbersFrom, or less. Other descriptors are below as long as there are fewer of them.
 int numbers_from() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
